@@ -1,0 +1,28 @@
+"""action=compare: any run folders side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speech_exp.actions.context import Context
+from speech_exp.reporting.comparison import Comparison, compare, find_runs
+
+
+class Compare:
+    """Compares all runs anywhere below `runs` and writes the comparison there."""
+
+    def __init__(self, runs: str | None) -> None:
+        self.runs = runs
+
+    def __call__(self, experiment: Context) -> None:
+        if self.runs is None or not Path(self.runs).is_dir():
+            raise ValueError(f"runs={self.runs} is not a folder: expected one with run folders below it, set runs")
+        compare_folder(Path(self.runs), Path(self.runs))
+
+
+def compare_folder(runs: Path, out_folder: Path) -> Comparison:
+    """Compare the runs below `runs`, print the report and say where it lies."""
+    comparison = compare(find_runs(runs), out_folder)
+    print(comparison.markdown)
+    print("written:", *comparison.files, sep="\n  ")
+    return comparison

@@ -1,0 +1,43 @@
+"""action=evaluate: the test metrics of a checkpoint, again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from speech_exp.actions.context import Context
+from speech_exp.progress import print_table
+from speech_exp.reporting.files import write_json
+from speech_exp.training.checkpoint import load_deployable
+
+
+class Evaluate:
+    """Tests the deployable model in `checkpoint` on the test split that it was trained beside; prints every digit."""
+
+    def __init__(self, checkpoint: str | None) -> None:
+        self.checkpoint = checkpoint
+
+    def __call__(self, experiment: Context) -> None:
+        content = load_deployable(self.checkpoint)
+        original = experiment.of_checkpoint(content)
+        found = original.loaded.fingerprint
+        if found != content["data_fingerprint"]:
+            raise ValueError(
+                f"checkpoint={self.checkpoint} was made from other data (fingerprint {content['data_fingerprint'][:12]}, "
+                f"found {found[:12]}): set dataset.root to the recordings it was trained on"
+            )
+        certificate = original.task.certify(original.network)
+        with original.trainer.runtime.autocast():
+            evaluation = original.objective.evaluate(
+                original.network,
+                original.features.parts["test"].in_order(original.trainer.batch_size),
+                original.dataset.class_names,
+            )
+        print_table({f"test {name}": repr(value) for name, value in evaluation.metrics.items()})
+        write_json(
+            experiment.folder / "evaluation.json",
+            {
+                "checkpoint": self.checkpoint,
+                "metrics": {"test": evaluation.metrics},
+                "certificate": asdict(certificate),
+            },
+        )

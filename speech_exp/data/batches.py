@@ -1,0 +1,73 @@
+"""Batches of a small data set that lies on the device as one tensor; no worker process, no Python per item.
+
+Shape letters: B batch, T frames, F features, N all frames of all recordings one after the other, U utterances,
+W waveform variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+# A pool of this many batches is sorted by length before it is cut into batches: long enough for batches with little
+# padding, short enough that a batch still holds a mixture of classes.
+_POOL_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    features_BTF: torch.Tensor  # float32, zero behind each utterance's length
+    lengths_B: torch.Tensor  # int64, frames
+    targets: torch.Tensor  # class ids B, or concatenated character ids
+    target_lengths_B: torch.Tensor | None
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class InMemoryUtterances:
+    """One part of a data set on the device.
+
+    Args:
+        frames_NF: the frames of all utterances and variants.
+        starts_WU: first frame of each utterance in each of its variants, on the CPU; variant 0 is the recording itself.
+        lengths_WU: its frames, on the CPU, where batches are planned without waiting for the device.
+    """
+
+    frames_NF: torch.Tensor
+    starts_WU: torch.Tensor
+    lengths_WU: torch.Tensor
+    targets_U: torch.Tensor
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """The recordings themselves, in a fixed order, so that a result can be repeated to the last digit."""
+        for chosen_B in torch.arange(len(self)).split(batch_size):
+            yield self._batch(chosen_B, torch.zeros_like(chosen_B))
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Each utterance once, in one of its variants, batched with others of about its length."""
+        utterances = len(self)
+        order_U = torch.randperm(utterances, generator=generator)
+        variant_U = torch.randint(len(self.starts_WU), (utterances,), generator=generator)
+        lengths_U = self.lengths_WU[variant_U, order_U]
+        batches = []
+        for pool in torch.arange(utterances).split(_POOL_BATCHES * batch_size):
+            batches += pool[lengths_U[pool].argsort(stable=True)].split(batch_size)
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            yield self._batch(order_U[batches[number]], variant_U[batches[number]])
+
+    def _batch(self, chosen_B: torch.Tensor, variant_B: torch.Tensor) -> Batch:
+        device = self.frames_NF.device
+        ids = [self.ids[number] for number in chosen_B.tolist()]
+        lengths_B = self.lengths_WU[variant_B, chosen_B]
+        frames_T = torch.arange(int(lengths_B.max()), device=device)
+        starts_B, lengths_B = self.starts_WU[variant_B, chosen_B].to(device), lengths_B.to(device)
+        valid_BT = frames_T < lengths_B.unsqueeze(1)
+        index_BT = (starts_B.unsqueeze(1) + frames_T).where(valid_BT, 0)
+        features_BTF = self.frames_NF[index_BT] * valid_BT.unsqueeze(-1)
+        return Batch(features_BTF, lengths_B, self.targets_U[chosen_B.to(device)], None, ids)

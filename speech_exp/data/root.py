@@ -1,0 +1,37 @@
+"""Where data sets and caches lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+DATA_VARIABLE = "SPEECH_EXP_DATA"
+
+
+def user_cache() -> Path:
+    """Folder for downloads and computed features, of this user on this machine."""
+    return Path(platformdirs.user_cache_dir("speech_exp", appauthor=False))
+
+
+def candidate_roots(name: str, root: str | None) -> list[Path]:
+    """Places of data set `name`, in the order in which they are tried; `root` alone where it is given."""
+    if root is not None:
+        return [Path(root).expanduser().resolve()]
+    shared = os.environ.get(DATA_VARIABLE)
+    places = [Path(shared).expanduser().resolve() / name] if shared else []
+    return [*places, user_cache() / "datasets" / name]
+
+
+def find_root(name: str, root: str | None, content: str) -> Path:
+    """First candidate root that holds the folder `content`."""
+    candidates = candidate_roots(name, root)
+    for candidate in candidates:
+        if (candidate / content).is_dir():
+            return candidate
+    looked = " or ".join(str(candidate / content) for candidate in candidates)
+    raise ValueError(
+        f"dataset={name} was not found at {looked}: set dataset.root=FOLDER, or {DATA_VARIABLE} to the folder that holds "
+        f"{name}/, or download it with action=prepare dataset={name} (dataset=digits_demo needs no download)"
+    )

@@ -1,0 +1,212 @@
+"""Composition root: from a composed config to the objects of one run, built when first asked for, in the order of the
+data flow. Nothing below this module knows Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from speech_exp.config_types import check_types
+from speech_exp.folder_names import sweep_subdir
+
+if TYPE_CHECKING:
+    from speech_exp.data.digits import Digits, LoadedDigits
+    from speech_exp.features.assembly import Features
+    from speech_exp.features.augment import SpecAugment
+    from speech_exp.features.mfcc import FeatureExtractor
+    from speech_exp.features.normalization import Normalizer
+    from speech_exp.objectives.classification import Classification, ClassificationNetwork
+    from speech_exp.tasks.task import Task
+    from speech_exp.training.trainer import Trainer
+
+OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
+
+# Keys that say where things lie or what is done, and cannot change a result.
+_LOCATION_KEYS = ("dataset.root", "cache_dir", "trainer.device")
+_OWN_KEYS = ("checkpoint", "audio")  # of the actions that read a checkpoint
+_NOT_IN_HASH = ("dataset.root", "cache_dir", "dry_run", "action", "trainer.tensorboard")
+
+
+class UserError(CompactHydraException):
+    """What the user can mend; Hydra prints it as one line and exits with status 1."""
+
+
+def run(config: DictConfig) -> float | None:
+    """Carry out the config's action; its return value is what a sweep's optimiser reads."""
+    try:
+        hydra_config = HydraConfig.get()
+        choices = {
+            group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra/" not in group
+        }
+        experiment = Experiment(config, choices, Path(hydra_config.runtime.output_dir))
+        experiment.overrides = tuple(hydra_config.overrides.task)
+        return experiment.build("action")(experiment)
+    except (ValueError, OmegaConfBaseException) as error:
+        raise _for_user(error) from error
+    except KeyboardInterrupt:
+        print("stopped by the user; what was done is in the run folder", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _for_user(error: Exception) -> Exception:
+    """`error` as a `UserError` where this project raised it, for its text then speaks to the user; else itself."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_here = trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("speech_exp")
+    return UserError(f"error: {cause}") if raised_here or isinstance(cause, OmegaConfBaseException) else error
+
+
+class Experiment:
+    """The objects of one run. `choices` are the chosen files of the config groups, `folder` is the run folder."""
+
+    def __init__(self, config: DictConfig, choices: dict[str, str], folder: Path) -> None:
+        self.config, self.choices, self.folder = config, choices, folder
+        self.overrides: tuple[str, ...] = ()
+        self.features_seconds = 0.0
+
+    def build(self, key: str, **given: Any) -> Any:
+        """Object of the config node `key`; `given` are the arguments that the config cannot hold."""
+        return self._constructor(key)(**given)
+
+    def _constructor(self, key: str, leave: tuple[str, ...] = ()) -> Callable[..., Any]:
+        """What the node `key` names, its config bound except for the keys `leave`."""
+        node = OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True, throw_on_missing=True)
+        named = {str(name): value for name, value in node.items()} if isinstance(node, dict) else {}
+        check_types(key, named)
+        return instantiate({k: v for k, v in named.items() if k not in leave}, _partial_=True, _convert_="all")
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.seed)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Built first: it decides the device and seeds this process."""
+        from speech_exp.training.runtime import seed_everything
+
+        trainer: Trainer = self.build("trainer")
+        seed_everything(self.seed)
+        return trainer
+
+    @cached_property
+    def dataset(self) -> Digits:
+        return self.build("dataset")
+
+    @cached_property
+    def loaded(self) -> LoadedDigits:
+        return self.dataset.load()
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        return self.build("features.extractor")
+
+    @cached_property
+    def normalizer(self) -> Normalizer:
+        from speech_exp.features.normalization import Normalizer
+
+        return Normalizer(self.config.features.normalization)
+
+    @cached_property
+    def augment(self) -> SpecAugment:
+        return self.build("augment")
+
+    @cached_property
+    def task(self) -> Task:
+        return self.build("task")
+
+    @cached_property
+    def objective(self) -> Classification:
+        return self.build("objective")
+
+    @cached_property
+    def network(self) -> ClassificationNetwork:
+        """On the trainer's device, with fresh weights drawn from the run's seed."""
+        device = self.trainer.runtime.device
+        cell = self._constructor("model", leave=("hidden_size", "bidirectional"))
+        width = self.extractor.num_features
+        hidden_size = self.task.hidden_size(cell, width, self.config.model.hidden_size)
+        encoder = self.build(
+            "encoder",
+            input_size=width,
+            cell=partial(cell, hidden_size=hidden_size),
+            bidirectional=self.config.model.bidirectional,
+        )
+        return self.objective.network(encoder, len(self.dataset.class_names)).to(device)
+
+    @cached_property
+    def features(self) -> Features:
+        """Normalised features of all parts on the trainer's device; recordings dropped for bad audio are named."""
+        from speech_exp.features.assembly import assemble
+
+        device = self.trainer.runtime.device
+        started = time.perf_counter()
+        features = assemble(
+            self.loaded,
+            self.extractor,
+            self._description("features.extractor"),
+            self.normalizer,
+            self.cache_folder,
+            device,
+        )
+        self.features_seconds = time.perf_counter() - started
+        return features
+
+    @property
+    def cache_folder(self) -> Path:
+        from speech_exp.data.root import user_cache
+
+        return Path(self.config.cache_dir) if self.config.cache_dir else user_cache() / "features"
+
+    def _description(self, key: str) -> dict[str, Any]:
+        node = OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True)
+        assert isinstance(node, dict)
+        return {str(name): value for name, value in node.items()}
+
+    def plain_config(self) -> dict[str, Any]:
+        """The resolved config and the choices it was composed from, in plain Python values."""
+        config = OmegaConf.to_container(self.config, resolve=True)
+        assert isinstance(config, dict)
+        return {"choices": self.choices, "config": {str(key): value for key, value in config.items()}}
+
+    def config_hash(self) -> str:
+        """Hash of the config without the keys that cannot change a result."""
+        config = OmegaConf.create(self.plain_config()["config"])
+        for key in _NOT_IN_HASH:
+            OmegaConf.update(config, key, None)
+        return hashlib.sha256(json.dumps(OmegaConf.to_container(config), sort_keys=True).encode()).hexdigest()[:16]
+
+    def of_checkpoint(self, content: dict[str, Any]) -> Experiment:
+        """The experiment that made a deployable checkpoint, its weights and statistics loaded.
+
+        Only where things lie and which device computes is taken from this command line; anything else that was typed
+        would make another experiment and is refused.
+        """
+        config = OmegaConf.create(content["config"])
+        for override in self.overrides:
+            key = override.lstrip("+~").partition("=")[0]
+            if key in _LOCATION_KEYS:
+                OmegaConf.update(config, key, OmegaConf.select(self.config, key))
+            elif key not in ("action", *_OWN_KEYS):
+                raise ValueError(
+                    f"{override} was typed, but action={self.choices['action']} takes it from the checkpoint: leave it out "
+                    f"(only {', '.join(_LOCATION_KEYS)} may be set)"
+                )
+        original = Experiment(config, content["choices"], self.folder)
+        original.normalizer.load(content["statistics"])
+        original.network.load_state_dict(content["network"])
+        return original

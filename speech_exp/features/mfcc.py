@@ -1,0 +1,99 @@
+"""Mel-frequency cepstral coefficients of one waveform.
+
+Both extractors share framing: a Hann window of `window_s` every `hop_s`, frames centred on their times, so N samples give
+1 + N // hop frames. Shape letters: N samples, T frames, F features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+
+
+class FeatureExtractor(ABC):
+    """Turns a waveform into features; `feature_names` label them in figures."""
+
+    feature_names: list[str]
+
+    def __init__(self, sample_rate_hz: int, window_s: float, hop_s: float) -> None:
+        self.sample_rate_hz, self.hop_s = sample_rate_hz, hop_s
+        self.window, self.hop = round(window_s * sample_rate_hz), round(hop_s * sample_rate_hz)
+        if not 0 < self.hop <= self.window:
+            raise ValueError(
+                f"features.window_s={window_s} and features.hop_s={hop_s} give a window of {self.window} and a hop of {self.hop} "
+                f"samples: expected 0 < hop <= window, change features.hop_s"
+            )
+
+    @property
+    def num_features(self) -> int:
+        return len(self.feature_names)
+
+    def __call__(self, waveform_N: np.ndarray) -> np.ndarray:
+        """Features (T, F) float32; a waveform shorter than a window is extended by silence."""
+        missing = max(0, self.window + 1 - len(waveform_N))
+        features_TF = self._extract(np.pad(waveform_N, (0, missing)).astype(np.float32))
+        if not np.isfinite(features_TF).all():
+            raise ValueError("features are NaN or infinite: the waveform holds values that no microphone gives")
+        return features_TF
+
+    @abstractmethod
+    def _extract(self, waveform_N: np.ndarray) -> np.ndarray: ...
+
+
+class TorchMfcc(FeatureExtractor):
+    """torchaudio's MFCC: mel power in decibel (HTK mel scale), orthonormal DCT-II."""
+
+    def __init__(
+        self, sample_rate_hz: int, window_s: float, hop_s: float, n_fft: int, n_mels: int, n_mfcc: int
+    ) -> None:
+        super().__init__(sample_rate_hz, window_s, hop_s)
+        from torchaudio.transforms import MFCC
+
+        self.feature_names = [f"c{number}" for number in range(n_mfcc)]
+        self.transform = MFCC(
+            sample_rate_hz,
+            n_mfcc,
+            melkwargs={"n_fft": n_fft, "win_length": self.window, "hop_length": self.hop, "n_mels": n_mels},
+        )
+
+    def _extract(self, waveform_N: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self.transform(torch.from_numpy(waveform_N)).T.contiguous().numpy()
+
+
+class LibrosaMfcc(FeatureExtractor):
+    """librosa's MFCC (Slaney mel scale) with first and second differences over time."""
+
+    def __init__(
+        self,
+        sample_rate_hz: int,
+        window_s: float,
+        hop_s: float,
+        n_fft: int,
+        n_mels: int,
+        n_mfcc: int,
+        delta_window: int,
+    ) -> None:
+        super().__init__(sample_rate_hz, window_s, hop_s)
+        self.n_fft, self.n_mels, self.n_mfcc, self.delta_window = n_fft, n_mels, n_mfcc, delta_window
+        self.feature_names = [f"{prefix}c{number}" for prefix in ("", "Δ", "ΔΔ") for number in range(n_mfcc)]
+
+    def _extract(self, waveform_N: np.ndarray) -> np.ndarray:
+        import librosa
+
+        coefficients_FT = librosa.feature.mfcc(
+            y=waveform_N,
+            sr=self.sample_rate_hz,
+            n_mfcc=self.n_mfcc,
+            n_fft=self.n_fft,
+            win_length=self.window,
+            hop_length=self.hop,
+            n_mels=self.n_mels,
+        )
+        frames = coefficients_FT.shape[1]
+        # The slope is fitted over delta_window frames; a shorter recording holds its last frame until there are enough.
+        padded_FT = np.pad(coefficients_FT, ((0, 0), (0, max(0, self.delta_window - frames))), mode="edge")
+        deltas = [librosa.feature.delta(padded_FT, width=self.delta_window, order=order) for order in (1, 2)]
+        return np.concatenate([padded_FT, *deltas])[:, :frames].T.astype(np.float32, order="C")

@@ -1,0 +1,97 @@
+"""GRU and LSTM layers on torch's own modules, whose parameter layout they keep.
+
+Both are causal, so padding behind an utterance never reaches its valid frames and no packed sequence is needed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from speech_exp.models.fused_gru import fused_gru
+from speech_exp.models.layer import LayerSize, RecurrentLayer, State, frame_at
+
+
+class GRU(RecurrentLayer):
+    """`torch.nn.GRU` of one layer and direction: 3H(D + H + 2) parameters."""
+
+    name: ClassVar[str] = "gru"
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        self.cell = nn.GRU(input_size, hidden_size, batch_first=True)
+
+    def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        if self._trains_on_cpu(inputs_BTD):
+            return fused_gru([self.cell], inputs_BTD.unsqueeze(0))[0]
+        return self.cell(inputs_BTD)[0]
+
+    def forward_pair(
+        self,
+        inputs_BTD: torch.Tensor,
+        partner: RecurrentLayer,
+        partner_inputs_BTD: torch.Tensor,
+        lengths_B: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(partner, GRU) and self._trains_on_cpu(inputs_BTD):
+            states_KBTH = fused_gru([self.cell, partner.cell], torch.stack([inputs_BTD, partner_inputs_BTD]))
+            return states_KBTH[0], states_KBTH[1]
+        return super().forward_pair(inputs_BTD, partner, partner_inputs_BTD, lengths_B)
+
+    def final_pair(
+        self,
+        inputs_BTD: torch.Tensor,
+        partner: RecurrentLayer,
+        partner_inputs_BTD: torch.Tensor,
+        lengths_B: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        states = self.forward_pair(inputs_BTD, partner, partner_inputs_BTD, lengths_B)
+        return frame_at(states[0], lengths_B - 1), frame_at(states[1], lengths_B - 1)
+
+    def initial_state(self, batch_size: int, like: torch.Tensor) -> State:
+        return (like.new_zeros(batch_size, self.hidden_size),)
+
+    def step(self, inputs_BD: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        hidden_BH = torch.gru_cell(inputs_BD, state[0], *self.cell.all_weights[0])
+        return hidden_BH, (hidden_BH,)
+
+    def size(self) -> LayerSize:
+        return LayerSize(sum(parameter.numel() for parameter in self.parameters()))
+
+    def _trains_on_cpu(self, inputs_BTD: torch.Tensor) -> bool:
+        """Where the fused form is the faster one; on a GPU cuDNN's is, and inference has no backward pass to save."""
+        return (
+            inputs_BTD.device.type == "cpu"
+            and torch.is_grad_enabled()
+            and self.training
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+
+class LSTM(RecurrentLayer):
+    """`torch.nn.LSTM` of one layer and direction: 4H(D + H + 2) parameters."""
+
+    name: ClassVar[str] = "lstm"
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        self.cell = nn.LSTM(input_size, hidden_size, batch_first=True)
+
+    def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        return self.cell(inputs_BTD)[0]
+
+    def initial_state(self, batch_size: int, like: torch.Tensor) -> State:
+        zeros_BH = like.new_zeros(batch_size, self.hidden_size)
+        return zeros_BH, zeros_BH.clone()
+
+    def step(self, inputs_BD: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        hidden_BH, memory_BH = torch.lstm_cell(inputs_BD, state, *self.cell.all_weights[0])
+        return hidden_BH, (hidden_BH, memory_BH)
+
+    def size(self) -> LayerSize:
+        return LayerSize(sum(parameter.numel() for parameter in self.parameters()))

@@ -1,0 +1,125 @@
+"""One label for each utterance: pooling over time, a linear layer, cross-entropy.
+
+Shape letters: B batch, T frames, F features, H encoder output, V classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from speech_exp.data.batches import Batch
+from speech_exp.models.encoder import CompactEncoder
+
+Pooling = Literal["last", "mean"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a split found."""
+
+    metrics: dict[str, float]  # accuracy, f1_macro, loss
+    per_class: dict[str, dict[str, float]]  # class -> precision, recall, f1, support
+    confusion_VV: list[list[int]]  # rows reference, columns prediction
+    predictions: list[dict[str, Any]]  # id, reference, prediction, score (probability of the prediction)
+
+
+class ClassificationNetwork(nn.Module):
+    """Encoder, pooling (`last` frame or `mean` over the valid frames), dropout, linear layer: logits (B, V)."""
+
+    def __init__(self, encoder: CompactEncoder, num_classes: int, pooling: Pooling, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(encoder.output_size, num_classes)
+
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        if self.pooling == "last":
+            pooled_BH = self.encoder.final(features_BTF, lengths_B)
+        else:
+            states_BTH, lengths_B = self.encoder(features_BTF, lengths_B)
+            valid_BT = torch.arange(states_BTH.shape[1], device=states_BTH.device) < lengths_B.unsqueeze(1)
+            summed_BH = torch.einsum("bth,bt->bh", states_BTH, valid_BT.to(states_BTH.dtype))
+            pooled_BH = summed_BH / lengths_B.unsqueeze(1)
+        return self.output(self.dropout(pooled_BH))
+
+    def stream(self, frames_TBF: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Logits (B, V) of frames (B, F) given one at a time, holding nothing but the recurrent state."""
+        states, pooled_BH, count = None, None, 0
+        for features_BF in frames_TBF:
+            if states is None:
+                states = self.encoder.initial_state(len(features_BF), features_BF)
+            output_BH, states = self.encoder.step(features_BF, states)
+            count += 1
+            pooled_BH = output_BH if self.pooling == "last" or pooled_BH is None else pooled_BH + output_BH
+        if pooled_BH is None:
+            raise ValueError("streaming got no frame: expected at least one")
+        return self.output(self.dropout(pooled_BH / (1 if self.pooling == "last" else count)))
+
+
+class Classification:
+    """Cross-entropy over the classes; metrics accuracy and macro F1."""
+
+    name = "classification"
+
+    def __init__(self, pooling: Pooling, dropout: float, label_smoothing: float) -> None:
+        self.pooling, self.dropout, self.label_smoothing = pooling, dropout, label_smoothing
+
+    def network(self, encoder: CompactEncoder, num_classes: int) -> ClassificationNetwork:
+        return ClassificationNetwork(encoder, num_classes, self.pooling, self.dropout)
+
+    def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean over the batch."""
+        logits_BV = network(batch.features_BTF, batch.lengths_B)
+        return functional.cross_entropy(logits_BV.float(), batch.targets, label_smoothing=self.label_smoothing)
+
+    def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
+        """Higher accuracy wins; of equals, as hundreds of utterances often give, the lower loss."""
+        return (metrics["accuracy"], -metrics["loss"]) > (than["accuracy"], -than["loss"])
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:
+        """Metrics over all batches; the loss is cross-entropy without smoothing, mean over utterances."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        network.eval()
+        logits, targets, ids = [], [], []
+        for batch in batches:
+            logits.append(network(batch.features_BTF, batch.lengths_B).float().cpu())
+            targets.append(batch.targets.cpu())
+            ids += batch.ids
+        logits_UV, targets_U = torch.cat(logits), torch.cat(targets)
+        score_U, prediction_U = logits_UV.softmax(1).max(1)
+        labels = range(len(class_names))
+        precision, recall, f1, support = precision_recall_fscore_support(
+            targets_U, prediction_U, labels=labels, zero_division=0
+        )
+        return Evaluation(
+            metrics={
+                "accuracy": (prediction_U == targets_U).double().mean().item(),
+                "f1_macro": float(f1.mean()),
+                "loss": functional.cross_entropy(logits_UV, targets_U).item(),
+            },
+            per_class={
+                name: {
+                    "precision": float(precision[label]),
+                    "recall": float(recall[label]),
+                    "f1": float(f1[label]),
+                    "support": int(support[label]),
+                }
+                for label, name in enumerate(class_names)
+            },
+            confusion_VV=confusion_matrix(targets_U, prediction_U, labels=labels).tolist(),
+            predictions=[
+                {"id": one, "reference": class_names[target], "prediction": class_names[guess], "score": score}
+                for one, target, guess, score in zip(
+                    ids, targets_U.tolist(), prediction_U.tolist(), score_U.tolist(), strict=True
+                )
+            ],
+        )

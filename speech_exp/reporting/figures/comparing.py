@@ -1,0 +1,265 @@
+"""Figures of a comparison: plain numbers by group label, in the order in which the groups are to stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speech_exp.reporting.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Means = Mapping[str, tuple[float, float | None]]  # label: (mean, half width of the interval or None)
+Curve = tuple[Sequence[float], Sequence[float]]  # epochs, validation accuracy
+
+LABEL_LIMIT = 44
+MOST_WRITTEN_CLASSES = 20
+
+
+def comparison_accuracy(
+    seeds: Mapping[str, Sequence[float]],
+    means: Means,
+    path: str | os.PathLike[str],
+    worst: Mapping[str, float] | None = None,
+) -> Path:
+    """Test accuracy (0 to 1) of each seed, the mean and its interval; `worst` marks the worst test speaker's."""
+    return style.save(draw_accuracy(seeds, means, worst or {}), path)
+
+
+def comparison_per_class(scores: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> Path:
+    """F1 (0 to 1) of each class and group as a heat map."""
+    return style.save(draw_per_class(scores), path)
+
+
+def comparison_curves(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike[str]) -> Path:
+    """Validation accuracy over epochs: mean of a group's runs, and a band from its lowest to its highest run."""
+    return style.save(draw_curves(curves), path)
+
+
+def comparison_size(sizes_bytes: Mapping[str, float], means: Means, path: str | os.PathLike[str]) -> Path:
+    """Mean test accuracy over the bytes of the model."""
+    return style.save(draw_size(sizes_bytes, means), path)
+
+
+@style.styled
+def draw_accuracy(seeds: Mapping[str, Sequence[float]], means: Means, worst: Mapping[str, float]) -> Figure:
+    from matplotlib.lines import Line2D
+
+    labels = list(seeds)
+    figure = style.new_figure(_width(labels, 4.6), 1.25 + 0.44 * len(labels))
+    axes = figure.subplots()
+    for row, label in enumerate(labels):
+        mean, half = means[label]
+        values = 100 * np.sort(np.asarray(seeds[label], dtype=float))
+        if half is None:
+            axes.plot(values, [row] * len(values), "o", color=style.SKY, markersize=6, markeredgecolor="white")
+        else:
+            axes.plot(values, row + 0.2 + _stacked(values), "o", color=style.SKY, markersize=5, markeredgecolor="white")
+            axes.plot([100 * (mean - half), 100 * (mean + half)], [row, row], color=style.BLUE, linewidth=2, zorder=3)
+            axes.plot([100 * mean], [row], "D", color=style.BLUE, markersize=6, markeredgecolor="white", zorder=4)
+        if label in worst:
+            axes.plot([100 * worst[label]], [row], "v", color=style.VERMILLION, markersize=6, zorder=4)
+    axes.set_yticks(range(len(labels)), _short(labels))
+    axes.set_ylim(len(labels) - 0.3, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(True)
+    axes.set(xlabel="test accuracy (%)", title="Test accuracy")
+    shown = [value for label in labels for value in seeds[label]] + [mean for mean, _ in means.values()]
+    shown += [*worst.values(), *(mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1))]
+    _accuracy_limits(axes.set_xlim, shown)
+    _write_means(axes, labels, means)
+    plain: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
+    handles = [Line2D([], [], color=style.SKY, marker="o", label="one seed", **plain)]
+    if any(half is not None for _, half in means.values()):
+        handles.append(Line2D([], [], color=style.BLUE, marker="D", label="mean", **plain))
+        handles.append(Line2D([], [], color=style.BLUE, linewidth=2, label="95 % interval"))
+    if worst:
+        handles.append(Line2D([], [], color=style.VERMILLION, marker="v", linestyle="none", label="worst speaker"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _stacked(values: np.ndarray) -> np.ndarray:
+    """Offsets, in rows, that pile up equal accuracies, common in small test sets, so that none hides another."""
+    before = [sum(abs(other - value) < 0.02 for other in values[:at]) for at, value in enumerate(values)]
+    return np.minimum(0.09 * np.array(before), 0.3)
+
+
+def _write_means(axes: Axes, labels: Sequence[str], means: Means) -> None:
+    """The numbers in a column right of the axes, where no point can lie under them."""
+    twin = axes.twinx()
+    texts = []
+    for mean, half in (means[label] for label in labels):
+        texts.append(f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else ""))
+    twin.set_yticks(range(len(labels)), texts)
+    twin.set_ylim(axes.get_ylim())
+    twin.tick_params(axis="y", length=0)
+    for spine in twin.spines.values():
+        spine.set_visible(False)
+
+
+@style.styled
+def draw_per_class(scores: Mapping[str, Mapping[str, float]]) -> Figure:
+    labels = list(scores)
+    classes = list(dict.fromkeys(name for values in scores.values() for name in values))
+    matrix_GV = np.array([[scores[label].get(name, np.nan) for name in classes] for label in labels])
+    names = [style.shorten(name, 22) for name in classes]
+    cell_in = 0.48 if len(classes) <= MOST_WRITTEN_CLASSES else 0.24
+    probe = style.new_figure(1, 1)
+    name_in = max(style.text_width_in(probe, name, fontsize=8.0) for name in names)
+    upright = name_in < 0.9 * cell_in
+    width, height = (
+        _width(labels, cell_in * len(classes) + 0.9),
+        0.3 * len(labels) + (0.15 if upright else name_in) + 0.85,
+    )
+    figure = style.new_figure(max(width, 3.2), max(height, 1.7))
+    axes = figure.subplots()
+    # Most scores lie close to 1: the scale starts at the tenth below the lowest, at most at 0.9.
+    floor = min(0.9, np.floor(10 * np.nanmin(matrix_GV)) / 10)
+    shades = style.shades(style.BLUE, 0.6).with_extremes(bad=style.PALE)
+    image = axes.imshow(
+        100 * matrix_GV, cmap=shades, vmin=100 * floor, vmax=100, aspect="auto", interpolation="nearest"
+    )
+    axes.set_xticks(range(len(classes)), names, rotation=0 if upright else 90)
+    axes.set_yticks(range(len(labels)), _short(labels))
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set(xlabel="class", title="F1 of each class")
+    figure.colorbar(image, ax=axes, label="F1 (%)", aspect=12, fraction=0.04)
+    if len(classes) <= MOST_WRITTEN_CLASSES:
+        for row, column in zip(*np.nonzero(np.isfinite(matrix_GV)), strict=True):
+            value = 100 * matrix_GV[row, column]
+            ink = style.ink_on(tuple(shades((value / 100 - floor) / (1 - floor))))
+            text = f"{value:.1f}".replace("100.0", "100")
+            axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
+    return figure
+
+
+@style.styled
+def draw_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
+    """The right panel repeats the second half of the epochs, where the first steps no longer squeeze the scale."""
+    labels = [label for label, runs in curves.items() if runs]
+    last = max(max(epochs) for label in labels for epochs, _ in curves[label])
+    panels = 2 if last >= 6 else 1
+    figure = style.new_figure((4.2 if panels == 1 else 7.6) + _legend_width(labels), max(3.0, 0.7 + 0.19 * len(labels)))
+    axes_list = [figure.subplots()] if panels == 1 else list(figure.subplots(1, 2))
+    summaries = {label: _summary(curves[label]) for label in labels}
+    for axes in axes_list:
+        for index, label in enumerate(labels):
+            epochs, mean, low, high = summaries[label]
+            look = style.series_style(index)
+            if len(epochs) > 12:
+                look["marker"] = None
+            axes.plot(epochs, mean, linewidth=1.6, markersize=4, label=style.shorten(label, LABEL_LIMIT), **look)
+            if len(curves[label]) > 1:
+                axes.fill_between(epochs, low, high, color=look["color"], alpha=0.13, linewidth=0)
+        axes.grid(True)
+        style.integer_ticks(axes)
+        axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    axes_list[0].set_title("Validation accuracy")
+    if panels == 2:
+        start = (last + 1) // 2
+        values = [(low[epochs >= start], high[epochs >= start]) for epochs, _, low, high in summaries.values()]
+        shown = np.concatenate([part for pair in values for part in pair]) / 100
+        axes_list[1].set(title="Second half", xlim=(start, last))
+        _accuracy_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)])
+    handles, names = axes_list[0].get_legend_handles_labels()
+    band = "\nbands: lowest to\nhighest run" if any(len(curves[label]) > 1 for label in labels) else ""
+    figure.legend(
+        handles, names, loc="outside right center", title=f"mean of runs{band}", title_fontsize=8, alignment="left"
+    )
+    return figure
+
+
+def _summary(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Epochs, mean, lowest and highest accuracy in percent; a run stopped early keeps its last value, so that the mean
+    does not jump when it drops out."""
+    epochs = np.array(sorted({epoch for one, _ in runs for epoch in one}))
+    values = []
+    for own_epochs, accuracies in runs:
+        order = np.argsort(own_epochs)
+        values.append(
+            np.interp(epochs, np.asarray(own_epochs)[order], 100 * np.asarray(accuracies, dtype=float)[order])
+        )
+    stacked = np.stack(values)
+    return epochs, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0)
+
+
+@style.styled
+def draw_size(sizes_bytes: Mapping[str, float], means: Means) -> Figure:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    labels = list(sizes_bytes)
+    figure = style.new_figure(4.6 + _legend_width(labels), max(3.2, 0.7 + 0.19 * len(labels)))
+    axes = figure.subplots()
+    for index, label in enumerate(labels):
+        mean, half = means[label]
+        look = style.series_style(index)
+        axes.errorbar(
+            sizes_bytes[label], 100 * mean, yerr=None if half is None else 100 * half, marker=look["marker"],
+            color=look["color"], markersize=10 if look["marker"] in "*PX" else 7, markeredgecolor="white",
+            markeredgewidth=0.7, linestyle="none", elinewidth=1.2, capsize=3,
+            label=style.shorten(label, LABEL_LIMIT),
+        )  # fmt: skip
+    low, high = min(sizes_bytes.values()), max(sizes_bytes.values())
+    axes.set_xscale("log")
+    margin = max(1.15, (high / low) ** 0.08)
+    axes.set_xlim(low / margin, high * margin)
+    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(low / margin, high * margin)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.3g}")
+    values = [mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1)]
+    _accuracy_limits(axes.set_ylim, values)
+    axes.grid(True)
+    axes.set(xlabel="model size (kB = 1000 bytes, log scale)", ylabel="test accuracy (%)", title="Accuracy over size")
+    title = "mean, 95 % interval" if any(half is not None for _, half in means.values()) else "mean"
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside right center", title=title, title_fontsize=8, alignment="left"
+    )
+    return figure
+
+
+def _byte_ticks(low: float, high: float) -> list[float]:
+    """Round sizes within the limits, at most about seven; finer steps where the sizes lie close together."""
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
+        ticks = [step * 10.0**power for power in range(13) for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 3:
+            return inside[:: -(-len(inside) // 7)]
+    return [low, high]
+
+
+def _accuracy_limits(setter: Callable[..., Any], fractions: Sequence[float] | np.ndarray) -> None:
+    """Limits in percent around the values: beyond 100 only by what a marker needs, at least one point wide."""
+    low, high = 100 * min(fractions), 100 * max(fractions)
+    margin = max(0.06 * (high - low), 0.15)
+    if high - low < 1:
+        margin = max(margin, (1 - (high - low)) / 2)
+    setter(low - margin, min(high + margin, max(100.0, high) + 0.04 * (100 - low) + 0.08))
+
+
+def _short(labels: Sequence[str]) -> list[str]:
+    return [style.shorten(label, LABEL_LIMIT) for label in labels]
+
+
+def _label_width(labels: Sequence[str]) -> float:
+    probe = style.new_figure(1, 1)
+    return max(style.text_width_in(probe, label, fontsize=8.0) for label in _short(labels))
+
+
+def _width(labels: Sequence[str], plot_in: float) -> float:
+    return plot_in + _label_width(labels) + 0.4
+
+
+def _legend_width(labels: Sequence[str]) -> float:
+    return max(_label_width(labels), 0.9) + 0.7

@@ -1,0 +1,106 @@
+"""All figures of one run, drawn from what the run left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.features.mfcc import FeatureExtractor
+from speech_exp.objectives.classification import ClassificationNetwork, Evaluation
+from speech_exp.reporting.figures.confusion import confusion_matrix
+from speech_exp.reporting.figures.curves import training_curves
+from speech_exp.reporting.figures.features import features_figure
+from speech_exp.reporting.figures.flow import Box, flowchart
+from speech_exp.reporting.figures.metrics import metrics_table
+from speech_exp.reporting.figures.occlusion import occlusion_figure
+from speech_exp.reporting.sizes import window_text
+
+_OCCLUSION_WINDOW_S = 0.064
+
+
+def draw_evaluation(folder: Path, evaluation: Evaluation, history: Sequence[dict[str, float]], best_epoch: int) -> None:
+    """Training curves, confusion matrix and table of metrics."""
+    training_curves(history, folder / "training_curves.png", best_epoch)
+    confusion_matrix(np.array(evaluation.confusion_VV), list(evaluation.per_class), folder / "confusion_matrix.png")
+    metrics_table(evaluation.per_class, evaluation.metrics, folder / "metrics_table.png")
+
+
+def draw_recording(
+    folder: Path,
+    network: ClassificationNetwork,
+    test: InMemoryUtterances,
+    waveform_N: np.ndarray,
+    extractor: FeatureExtractor,
+    class_names: Sequence[str],
+) -> None:
+    """Features of the first test recording, and how much each moment of it contributes to its logit."""
+    batch = next(iter(test.in_order(1)))
+    features_TF = batch.features_BTF[0].cpu().numpy()
+    title = f"test recording {batch.ids[0]}"
+    features_figure(
+        waveform_N, extractor.sample_rate_hz, features_TF, extractor.hop_s, title, folder / "features.png", extractor.feature_names
+    )  # fmt: skip
+    starts_s, drops = occlusion(network, batch, extractor.hop_s)
+    occlusion_figure(
+        features_TF, starts_s, drops, _OCCLUSION_WINDOW_S, extractor.hop_s,
+        f"{title}, class {class_names[int(batch.targets[0])]}", folder / "occlusion.png",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def occlusion(network: ClassificationNetwork, batch: Batch, hop_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Start in s of each masked window and the drop of the correct logit that its masking causes.
+
+    A masked frame holds the mean of the training features, zero after normalisation (Zeiler & Fergus 2014, section 4.2).
+    """
+    network.eval()
+    width = max(1, round(_OCCLUSION_WINDOW_S / hop_s))
+    frames = batch.features_BTF.shape[1]
+    starts = torch.arange(max(1, frames - width + 1))
+    frame_T = torch.arange(frames)
+    masked_ST = (frame_T >= starts.unsqueeze(1)) & (frame_T < starts.unsqueeze(1) + width)
+    occluded_STF = batch.features_BTF.masked_fill(masked_ST.to(batch.features_BTF.device).unsqueeze(-1), 0.0)
+    correct = int(batch.targets[0])
+    whole = network(batch.features_BTF, batch.lengths_B)[0, correct]
+    logits_S = network(occluded_STF, batch.lengths_B.expand(len(starts)))[:, correct]
+    return starts.numpy() * hop_s, (whole - logits_S).cpu().numpy()
+
+
+def draw_flowchart(
+    folder: Path,
+    network: ClassificationNetwork,
+    parts: dict[str, InMemoryUtterances],
+    facts: dict[str, Any],
+    hop_s: float,
+) -> None:
+    """The pipeline of this very run with its sizes."""
+    layers = network.encoder.recurrent_layers
+    counts = [f"{len(part)} {name}" for name, part in parts.items()]
+    boxes = [
+        Box("Data", [facts["dataset"], f"split {facts['split']}", *counts], "data"),
+        Box("Features", [facts["features"], f"{network.encoder.input_size} a frame", f"hop {1000 * hop_s:g} ms", f"{facts['normalization']} normalisation"], "features"),
+        Box("Augmentation", [facts["augment"], "training only"], "augment"),
+    ]  # fmt: skip
+    for layer in layers:
+        size = layer.size()
+        direction = "both directions" if layer.output_size > layer.hidden_size else "forwards"
+        lines = [
+            f"{layer.input_size} → {layer.output_size}, {direction}",
+            f"{size.numbers:,} numbers",
+            f"{size.bytes():,} bytes",
+        ]
+        if layer.window_frames() is not None:
+            lines.append(f"window {window_text(network, hop_s)}")
+        boxes.append(Box(layer.name.upper(), lines, "encoder"))
+    boxes += [
+        Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head"),
+        Box("Linear", [f"{network.output.in_features} → {network.output.out_features} logits"], "head"),
+        Box("Output", [f"best epoch {facts['best_epoch']} of {facts['epochs']}", f"test accuracy {facts['accuracy']:.2%}"], "output"),
+        Box(f"Task {facts['task']}", [facts["constraint"]], "constraint"),
+    ]  # fmt: skip
+    flowchart(boxes, folder / "flowchart.png")

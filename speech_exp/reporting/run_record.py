@@ -1,0 +1,157 @@
+"""Files of one run folder that say what ran and what it found: run.json, history.csv, results.json, predictions.csv."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from speech_exp.reporting import environment, files
+from speech_exp.reporting.results_schema import validate_results
+
+PREDICTION_COLUMNS = ("id", "reference", "prediction", "score")
+STATUSES = ("running", "finished", "interrupted", "failed")
+TRACE_LINES = 20
+
+
+class RunRecord:
+    """Writes the record of the run in `folder`.
+
+    The way to use it is `with record.running(...)`: whatever ends the block, run.json tells it. Only a killed process
+    leaves `running` behind.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._run: dict[str, Any] = {}
+        self._columns: list[str] | None = None
+
+    @contextlib.contextmanager
+    def running(
+        self, *, seed: int, config_hash: str, device: str, command: Sequence[str] | None = None
+    ) -> Iterator[RunRecord]:
+        """Start the record, and finish it as `finished`, `interrupted` (Ctrl-C) or `failed`; exceptions go on."""
+        self.start(seed=seed, config_hash=config_hash, device=device, command=command)
+        try:
+            yield self
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+                self.finish("interrupted", error="KeyboardInterrupt: stopped by the user")
+            raise
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                self.finish("failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+            raise
+        self.finish("finished")
+
+    def start(self, *, seed: int, config_hash: str, device: str, command: Sequence[str] | None = None) -> None:
+        """Write run.json with status `running`; results of an earlier run in this folder are removed first.
+
+        `device` is such as `cpu` or `cuda:0`; `command` defaults to the command line of this process.
+        """
+        for name in ("results.json", "predictions.csv", "history.csv"):
+            (self.folder / name).unlink(missing_ok=True)
+        self._columns = None
+        self._run = {
+            "command": shlex.join([Path(sys.executable).name, *sys.argv] if command is None else command),
+            "git": environment.git_state(),
+            "versions": environment.versions(),
+            **environment.machine(device),
+            "pid": os.getpid(),
+            "seed": seed,
+            "config_hash": config_hash,
+            "data_fingerprint": None,
+            "dropped": [],
+            "started": _now(),
+            "finished": None,
+            "status": "running",
+            "error": None,
+            "trace": None,
+        }
+        self._write_run()
+
+    def data_read(self, fingerprint: str, dropped: Iterable[Mapping[str, str]] = ()) -> None:
+        """Record which data the run reads; `dropped` items have `id` and `reason`."""
+        items = [dict(item) for item in dropped]
+        for item in items:
+            if set(item) != {"id", "reason"}:
+                raise ValueError(f"a dropped utterance has the keys {sorted(item)}, expected id and reason")
+        self._run["data_fingerprint"] = fingerprint
+        self._run["dropped"] = items
+        self._write_run()
+
+    def finish(self, status: str, error: str | None = None, trace: str | None = None) -> None:
+        """Set the final status; of `trace`, the text of a traceback, the last lines are kept."""
+        if status not in STATUSES:
+            raise ValueError(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
+        last_lines = trace.rstrip().splitlines()[-TRACE_LINES:] if trace else None
+        self._run.update(status=status, error=error, trace=last_lines, finished=_now())
+        self._write_run()
+
+    def append_epoch(self, row: Mapping[str, float | int | str | None]) -> None:
+        """Add one row to history.csv at once; the first row fixes the columns.
+
+        None gives an empty cell. Unlike JSON, CSV may hold NaN, and a diverging loss is worth seeing in it.
+        """
+        if self._columns is None:
+            self._columns = list(row)
+            files.write_text(self.folder / "history.csv", files.csv_text(self._columns, [row]))
+            return
+        if set(row) != set(self._columns):
+            unknown, missing = sorted(set(row) - set(self._columns)), sorted(set(self._columns) - set(row))
+            raise ValueError(
+                f"an epoch's row has unknown columns {unknown} and lacks {missing}, expected those of the first row: "
+                f"{', '.join(self._columns)}; write None for what an epoch does not measure"
+            )
+        with open(self.folder / "history.csv", "a", encoding="utf-8", newline="") as file:
+            file.write(files.csv_text(self._columns, [row], header=False))
+            file.flush()
+
+    def write_results(self, results: Mapping[str, Any]) -> Path:
+        """results.json, checked against its schema first; nothing is written when a key or value is wrong."""
+        plain_results = files.plain(results, "results.json")
+        validate_results(plain_results)
+        return files.write_json(self.folder / "results.json", plain_results)
+
+    def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """predictions.csv: one row a test utterance with `id`, `reference`, `prediction`, `score` (probability)."""
+        rows = list(rows)
+        for row in rows:
+            if set(row) != set(PREDICTION_COLUMNS):
+                raise ValueError(
+                    f"a prediction has the columns {sorted(row)}, expected {', '.join(PREDICTION_COLUMNS)}"
+                )
+        return files.write_text(self.folder / "predictions.csv", files.csv_text(PREDICTION_COLUMNS, rows))
+
+    def _write_run(self) -> None:
+        files.write_json(self.folder / "run.json", self._run)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Rows of a history.csv in order; empty cells are NaN. A broken row raises a ValueError that names it."""
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    if not lines:
+        raise ValueError(f"{path.name} is empty, expected a header and one row an epoch")
+    header, rows = lines[0], []
+    for number, cells in enumerate(lines[1:], start=2):
+        if len(cells) != len(header):
+            raise ValueError(f"{path.name} line {number} has {len(cells)} cells, expected {len(header)}")
+        row: dict[str, float] = {}
+        for key, cell in zip(header, cells, strict=True):
+            with contextlib.suppress(ValueError):  # a column of words, such as a phase's name, is no curve
+                row[key] = float(cell) if cell else float("nan")
+        rows.append(row)
+    return rows
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

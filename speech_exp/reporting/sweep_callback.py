@@ -1,0 +1,27 @@
+"""Hydra callback: when the last run of a sweep ends, compare all of them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+_log = logging.getLogger(__name__)
+
+
+class CompareSweep(Callback):
+    """Writes the comparison into the sweep folder; what goes wrong in it is logged and never fails the sweep."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            from speech_exp.actions.compare import compare_folder
+
+            compare_folder(folder, folder)
+        except Exception:
+            _log.exception(
+                "the comparison of %s could not be made; action=compare runs=%s makes it again", folder, folder
+            )

@@ -1,0 +1,87 @@
+"""Hand-made run folders with known numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RESULTS: dict[str, Any] = {
+    "schema_version": 1,
+    "dataset": "fsdd",
+    "split": "official",
+    "test_speaker": None,
+    "features": "mfcc20",
+    "encoder": "compact",
+    "objective": "classification",
+    "model": "gru",
+    "task": "A",
+    "c_approach": None,
+    "kd": "none",
+    "seed": 0,
+    "epochs": 3,
+    "best_epoch": 2,
+    "metrics": {
+        "val": {"accuracy": 0.95, "f1_macro": 0.94, "loss": 0.2},
+        "test": {"accuracy": 0.9, "f1_macro": 0.89, "loss": 0.3},
+        "test_per_class": {
+            "yes": {"precision": 0.8, "recall": 1.0, "f1": 0.88, "support": 10},
+            "no": {"precision": 1.0, "recall": 0.8, "f1": 0.9, "support": 10},
+        },
+    },
+    "size": {
+        "hidden_size": 45,
+        "parameters": 9505,
+        "recurrent_layer_bytes": [36180],
+        "budget_bytes": None,
+        "model_bytes": 38020,
+        "bits_per_weight": 32.0,
+        "packed_bytes": None,
+    },
+    "latency_ms": {"mean": 1.5, "p95": 2.5, "device": "cpu"},
+    "seconds": {"features": 2.0, "train": 10.0, "total": 15.0},
+    "throughput": {"utterances_per_s": 1000.0, "audio_s_per_s": 440.0},
+}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """A complete results.json of a classification."""
+    return copy.deepcopy(RESULTS)
+
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Writes a run folder below tmp_path / "runs" without the code under test."""
+
+    def make(
+        name: str,
+        accuracy: float = 0.9,
+        overrides: Sequence[str] = (),
+        config: str | None = None,
+        history: Sequence[float] = (0.5, 0.8, 0.9),
+        run_info: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Path:
+        folder = tmp_path / "runs" / name
+        (folder / ".hydra").mkdir(parents=True)
+        found = copy.deepcopy(RESULTS) | changes
+        found["metrics"]["test"]["accuracy"] = accuracy
+        (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+        (folder / "run.json").write_text(json.dumps({"status": "finished", **(run_info or {})}), encoding="utf-8")
+        rows = [f"{epoch},{value}" for epoch, value in enumerate(history, start=1)]
+        (folder / "history.csv").write_text("\n".join(["epoch,val_accuracy", *rows, ""]), encoding="utf-8")
+        lines = "".join(f"- {line}\n" for line in overrides)
+        (folder / ".hydra" / "overrides.yaml").write_text(lines or "[]\n", encoding="utf-8")
+        if config is not None:
+            (folder / ".hydra" / "config.yaml").write_text(config, encoding="utf-8")
+        return folder
+
+    return make

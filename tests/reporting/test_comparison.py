@@ -1,0 +1,265 @@
+"""Numbers of a comparison by hand calculation; what cannot be counted is named; the order of runs changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speech_exp.reporting.comparison import compare, find_runs
+from speech_exp.reporting.estimates import student_interval
+from speech_exp.reporting.grouping import group_runs
+
+MakeRun = Callable[..., Path]
+
+
+def labels(folder: Path, columns: list[str] | None = None) -> list[str]:
+    return [group.label for group in group_runs(find_runs(folder), columns).groups]
+
+
+def notes(folder: Path) -> str:
+    return compare(find_runs(folder), folder / "out").markdown
+
+
+def csv_values(text: str, **where: str) -> list[dict[str, str]]:
+    return [row for row in csv.DictReader(io.StringIO(text)) if all(row[key] == value for key, value in where.items())]
+
+
+class TestInterval:
+    def test_by_hand(self) -> None:
+        # Mean 0.98, s = 0.01, t(2) = 4.302653 (any table): half width 4.302653 * 0.01 / sqrt(3).
+        found = student_interval([0.97, 0.98, 0.99])
+        assert found.mean == pytest.approx(0.98, abs=1e-15)
+        assert found.half_width == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
+        assert found.low == pytest.approx(0.9551586, abs=1e-7)
+        assert found.high == pytest.approx(1.0048414, abs=1e-7)
+
+    def test_five_seeds(self) -> None:
+        # t(4) = 2.776445, s = sqrt(2.5).
+        assert student_interval([1, 2, 3, 4, 5]).half_width == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
+
+    def test_one_value_has_none(self) -> None:
+        assert student_interval([0.5]).half_width is None
+
+    def test_equal_values_have_zero_width(self) -> None:
+        assert student_interval([0.9, 0.9]).half_width == pytest.approx(0.0, abs=1e-15)
+
+    def test_no_value(self) -> None:
+        with pytest.raises(ValueError, match="no values"):
+            student_interval([])
+
+
+class TestGroups:
+    def test_models_are_the_columns_in_their_usual_order(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for model in ("lmu", "lstm", "gru"):
+            for seed in (0, 1):
+                make_run(f"{model}{seed}", model=model, seed=seed, overrides=[f"model={model}", f"seed={seed}"])
+        grouping = group_runs(find_runs(tmp_path / "runs"))
+        assert [group.label for group in grouping.groups] == ["gru", "lstm", "lmu"]
+        assert grouping.keys == ("model",)
+        assert grouping.same["dataset"] == "fsdd"
+        assert grouping.notes == ()
+
+    def test_tasks_and_approaches(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for task, approach in (("C", "inq"), ("A", None), ("C", "ema"), ("B1", None)):
+            make_run(f"{task}{approach}", task=task, c_approach=approach)
+        assert labels(tmp_path / "runs") == ["A", "B1", "C · ema", "C · inq"]
+
+    def test_typed_overrides_that_vary_make_groups_sorted_by_size(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for lr in ("0.01", "0.002", "0.1"):
+            make_run(f"lr{lr}", overrides=[f"trainer.lr={lr}", f"seed={lr}", "trainer.epochs=3"])
+        assert labels(tmp_path / "runs") == ["trainer.lr=0.002", "trainer.lr=0.01", "trainer.lr=0.1"]
+
+    def test_typing_the_default_changes_nothing(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("typed", seed=0, overrides=["trainer.lr=1e-3"], config="trainer:\n  lr: 0.001\n")
+        make_run("default", seed=1, config="trainer:\n  lr: 0.001\n")
+        assert len(labels(tmp_path / "runs")) == 1
+
+    def test_setting_that_varies_with_the_model_is_told_and_makes_no_group(
+        self, make_run: MakeRun, tmp_path: Path
+    ) -> None:
+        make_run("a", model="gru", overrides=["trainer.lr=0.1"])
+        make_run("b", model="lstm", overrides=["trainer.lr=0.2"])
+        assert labels(tmp_path / "runs") == ["gru", "lstm"]
+        assert "trainer.lr varies together with model" in notes(tmp_path / "runs")
+
+    def test_edited_config_between_seeds_is_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("a", seed=0, config="seed: 0\ntrainer:\n  weight_decay: 0.1\n")
+        make_run("b", seed=1, config="seed: 1\ntrainer:\n  weight_decay: 0.2\n")
+        text = notes(tmp_path / "runs")
+        assert "its runs differ in trainer.weight_decay of the config" in text
+
+    def test_columns_fix_the_keys(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for model in ("gru", "lstm"):
+            for task in ("A", "B1"):
+                make_run(f"{model}{task}", model=model, task=task)
+        grouping = group_runs(find_runs(tmp_path / "runs"), ["task"])
+        assert [(group.label, len(group.runs)) for group in grouping.groups] == [("A", 2), ("B1", 2)]
+        assert grouping.notes == ("Each group pools runs that differ in model.",)
+        with pytest.raises(ValueError, match="columns has colour, which no run sets, expected some of dataset"):
+            group_runs(find_runs(tmp_path / "runs"), ["colour"])
+
+    def test_rerun_of_a_seed_counts_once(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("first", 0.5, seed=0)
+        make_run("second", 0.9, seed=0)
+        make_run("third", 0.9, seed=1)
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        assert [len(group.runs) for group in found.grouping.groups] == [2]
+        assert "first repeat a seed and setting already counted" in found.markdown
+
+
+class TestReport:
+    def test_numbers_by_hand(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for seed, accuracy in enumerate((0.97, 0.98, 0.99)):
+            make_run(f"gru{seed}", accuracy, model="gru", seed=seed)
+            make_run(f"lstm{seed}", 0.5, model="lstm", seed=seed)
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        lines = found.markdown.splitlines()
+        assert "| runs (seeds) | 3 (3) | 3 (3) |" in lines
+        assert "| accuracy (%) | 98.00 ± 2.48 | 50.00 ± 0.00 |" in lines
+        assert "| F1, mean of classes (%) | 89.00 ± 0.00 | 89.00 ± 0.00 |" in lines
+        assert "| parameters | 9,505 | 9,505 |" in lines
+        assert "| recurrent layers (bytes) | 36,180 | 36,180 |" in lines
+        assert "| latency, 95th percentile (ms) | 2.50 | 2.50 |" in lines
+        assert "| training (s) | 10.0 | 10.0 |" in lines
+        assert "| no | 100.0 | 100.0 |" in lines  # precision of class "no"
+        text = (tmp_path / "out" / "comparison.csv").read_text(encoding="utf-8")
+        (row,) = csv_values(text, group="gru", metric="accuracy")
+        assert (row["n"], row["unit"], row["model"]) == ("3", "fraction", "gru")
+        assert float(row["mean"]) == pytest.approx(0.98)
+        assert float(row["high"]) == pytest.approx(1.0048414, abs=1e-7)
+        (row,) = csv_values(text, group="lstm", metric="class_recall", item="no")
+        assert float(row["mean"]) == pytest.approx(0.8)
+        assert row["low"] == ""
+
+    def test_files_and_links(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("a")
+        out = tmp_path / "out"
+        found = compare(find_runs(tmp_path / "runs"), out)
+        names = {"comparison.md", "comparison.csv"}
+        names |= {f"comparison_{part}.png" for part in ("accuracy", "per_class", "curves", "size")}
+        assert {path.name for path in out.iterdir()} == {path.name for path in found.files} == names
+        assert all(f"]({name})" in found.markdown for name in names if name.endswith(".png"))
+
+    def test_figure_without_data_is_left_out_and_an_old_one_removed(self, make_run: MakeRun, tmp_path: Path) -> None:
+        (make_run("a") / "history.csv").unlink()
+        stale = tmp_path / "out" / "comparison_curves.png"
+        stale.parent.mkdir()
+        stale.write_bytes(b"old")
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        assert not stale.exists()
+        assert "comparison_curves" not in found.markdown
+
+    def test_order_of_runs_changes_no_byte(self, make_run: MakeRun, tmp_path: Path) -> None:
+        values = random.Random(0)
+        for model in ("gru", "lstm"):
+            for seed in range(3):
+                make_run(f"{model}{seed}", values.random(), model=model, seed=seed)
+        for name in ("x", "y", "z"):
+            (make_run(name) / "results.json").unlink()
+        runs = find_runs(tmp_path / "runs")
+        compare(runs, tmp_path / "one")
+        compare(random.Random(1).sample(runs, len(runs)), tmp_path / "two")
+        for path in (tmp_path / "one").iterdir():
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+    def test_same_runs_elsewhere_give_the_same_text(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("a")
+        first = compare(find_runs(tmp_path / "runs"), tmp_path / "one").markdown
+        (tmp_path / "runs").rename(tmp_path / "moved")
+        assert compare(find_runs(tmp_path / "moved"), tmp_path / "two").markdown == first
+
+    def test_one_seed_has_no_interval_and_says_so(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("a")
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        assert "| accuracy (%) | 90.00 |" in found.markdown
+        assert "One seed only in every group, so no interval there." in found.markdown
+
+    def test_different_seeds_are_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for model, seeds in (("gru", (0, 1)), ("lstm", (0, 2))):
+            for seed in seeds:
+                make_run(f"{model}{seed}", model=model, seed=seed)
+        assert "The groups have different seeds (gru: 0, 1; lstm: 0, 2)." in notes(tmp_path / "runs")
+
+    def test_many_groups_become_rows(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for lr in range(1, 12):
+            make_run(f"lr{lr}", overrides=[f"trainer.lr={lr}"])
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        assert "| trainer.lr=11 | 1 (1) | 90.00 |" in found.markdown
+
+    def test_layers_are_listed_one_by_one(self, make_run: MakeRun, results: dict[str, Any], tmp_path: Path) -> None:
+        make_run("a", size=results["size"] | {"recurrent_layer_bytes": [100, 2000]})
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        assert "| recurrent layers (bytes) | 100 + 2,000 |" in found.markdown
+
+
+class TestSpeakers:
+    def test_mean_over_speakers_then_interval_over_seeds(self, make_run: MakeRun, tmp_path: Path) -> None:
+        accuracies = {("theo", 0): 0.8, ("theo", 1): 0.7, ("lucas", 0): 1.0, ("lucas", 1): 0.9}
+        for (speaker, seed), accuracy in accuracies.items():
+            make_run(f"{speaker}{seed}", accuracy, split="speaker", test_speaker=speaker, seed=seed)
+        found = compare(find_runs(tmp_path / "runs"), tmp_path / "out")
+        # Seeds: 0.9 and 0.8, mean 0.85; s = 0.0707107, t(1) = 12.7062: half width 12.7062 * 0.05.
+        assert "| runs (seeds) | 4 (2) |" in found.markdown
+        assert "| accuracy (%) | 85.00 ± 63.53 |" in found.markdown
+        assert "| worst speaker (%) | 75.00 (theo) |" in found.markdown
+        assert "| lucas | 95.00 |" in found.markdown
+
+    def test_missing_speaker_is_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+        for speaker, seed in (("theo", 0), ("theo", 1), ("lucas", 0)):
+            make_run(f"{speaker}{seed}", split="speaker", test_speaker=speaker, seed=seed)
+        assert "no run of seed 1 with speaker lucas" in notes(tmp_path / "runs")
+
+
+class TestFoundRuns:
+    def test_unfinished_and_broken_runs_are_named(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("sweep/0", seed=0)
+        runs = tmp_path / "runs"
+        (make_run("sweep/1") / "results.json").write_text('{"seed": ', encoding="utf-8")
+        (make_run("sweep/2", run_info={"status": "failed", "error": "ValueError: a\n| b"}) / "results.json").unlink()
+        (make_run("sweep/3", run_info={"status": "running"}) / "results.json").unlink()
+        (make_run("sweep/4", seed=4) / "run.json").unlink()
+        (make_run("sweep/5") / ".hydra" / "overrides.yaml").write_text("a: [", encoding="utf-8")
+        (make_run("sweep/6") / "results.json").write_text(json.dumps({"seed": 6}), encoding="utf-8")
+        (make_run("sweep/7") / "results.json").write_bytes(b"\xff\xfe\x00")
+        (runs / "no_run").mkdir()
+        found = find_runs(runs)
+        assert [run.name for run in found] == [f"sweep/{at}" for at in range(8)]
+        assert [run.results is not None for run in found] == [at in (0, 4) for at in range(8)]
+        problems = {run.name: run.problem or "" for run in found}
+        assert "results.json is not JSON" in problems["sweep/1"]
+        assert problems["sweep/2"] == "no results.json, status failed: ValueError: a | b"
+        assert problems["sweep/3"] == "no results.json, status running"
+        assert "overrides.yaml is not YAML" in problems["sweep/5"]
+        assert "model is missing" in problems["sweep/6"]
+        assert "results.json is not JSON" in problems["sweep/7"]
+        text = compare(found, tmp_path / "out").markdown
+        assert "2 runs in 1 group." in text
+        assert "6 folders not counted" in text
+        assert "| sweep/2 | failed | no results.json, status failed: ValueError: a \\| b |" in text
+
+    def test_run_folder_itself_and_runs_below_runs(self, make_run: MakeRun) -> None:
+        folder = make_run("student", seed=1)
+        make_run("student/teacher", seed=1)
+        (run,) = find_runs(folder)
+        assert run.name == "student"
+
+    def test_missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="is no folder, expected one that holds run folders: set runs to"):
+            find_runs(tmp_path / "none")
+
+    def test_nothing_to_compare(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no run with results"):
+            compare([], tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_results_of_a_run_not_marked_finished_are_counted_and_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("a", run_info={"status": "interrupted"})
+        assert "not marked finished: a (interrupted)" in notes(tmp_path / "runs")

@@ -1,0 +1,235 @@
+"""Figures: files of sane size, no text over another or outside the figure, and wrong data refused."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from speech_exp.reporting import figures
+from speech_exp.reporting.figures import Box, comparing, confusion, curves, features, flow, metrics, occlusion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONG = ["a", "a class with a very long name indeed", "the longest class name of all, by far", "$x_1$"]
+DIGITS = [str(digit) for digit in range(10)]
+NINE = [f"{model} · C · {name}" for model in ("gru", "lstm", "lmu") for name in ("ema", "row_shared", "stochastic")]
+
+
+def history(epochs: int) -> list[dict[str, float]]:
+    rows = []
+    for epoch in range(1, epochs + 1):
+        loss = 2.3 * 0.7**epoch
+        rows.append(
+            {"epoch": epoch, "train_loss": loss, "val_loss": loss + 0.01, "val_accuracy": 1 - loss / 3, "lr": 1e-3}
+        )
+    return rows
+
+
+def features_of(frames: int, count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((frames, count))
+
+
+def boxes(count: int) -> list[Box]:
+    kinds: list[flow.Kind] = ["data", "features", "augment", "encoder", "head", "output", "constraint"]
+    lines = ["20 -> 128 numbers", "a line of many words that must be wrapped to fit the box", "w" * 60]
+    return [Box(f"Step {at} with a title" * (1 + at % 3), lines[: at % 4], kinds[at % 7]) for at in range(count)]
+
+
+def per_class(names: list[str]) -> dict[str, dict[str, float]]:
+    return {name: {"precision": 0.9, "recall": 1.0, "f1": 0.95, "support": 30} for name in names}
+
+
+def matrix(classes: int) -> np.ndarray:
+    counts = np.full((classes, classes), 12)
+    np.fill_diagonal(counts, 2345)
+    return counts
+
+
+def groups(names: list[str], seeds: int) -> tuple[dict[str, list[float]], dict[str, tuple[float, float | None]]]:
+    values = {name: [0.99 - 0.01 * at] * seeds for at, name in enumerate(names)}
+    return values, {name: (own[0], 0.004 if seeds > 1 else None) for name, own in values.items()}
+
+
+def curves_of(names: list[str], seeds: int, epochs: int) -> dict[str, list[comparing.Curve]]:
+    own = [float(row["val_accuracy"]) for row in history(epochs)]
+    return {name: [(list(range(1, epochs + 1)), own)] * seeds for name in names}
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "curves": lambda: curves.draw_training_curves(history(20), 17),
+    "curves, one epoch": lambda: curves.draw_training_curves(history(1), 1),
+    "curves, no best": lambda: curves.draw_training_curves(history(3), None),
+    "curves, stages": lambda: curves.draw_training_curves(
+        history(20), 17, [("float", 1), *((f"stage {at}: {30 * at} % frozen", 10 + at) for at in range(5))]
+    ),
+    "confusion, digits": lambda: confusion.draw_confusion_matrix(matrix(10), DIGITS),
+    "confusion, long names": lambda: confusion.draw_confusion_matrix(matrix(4), LONG),
+    "confusion, one class": lambda: confusion.draw_confusion_matrix(np.array([[3]]), ["yes"]),
+    "confusion, empty": lambda: confusion.draw_confusion_matrix(np.zeros((2, 2), dtype=int), ["yes", "no"]),
+    "confusion, 20": lambda: confusion.draw_confusion_matrix(matrix(20), [f"word number {at}" for at in range(20)]),
+    "table": lambda: metrics.draw_metrics_table(
+        per_class(DIGITS), {"accuracy": 0.99, "loss": 0.1, "parameters": 33674}
+    ),
+    "table, long names": lambda: metrics.draw_metrics_table(per_class(LONG), {}),
+    "flow": lambda: flow.draw_flowchart(boxes(7)),
+    "flow, one": lambda: flow.draw_flowchart(boxes(1)),
+    "flow, many": lambda: flow.draw_flowchart(boxes(23)),
+    "features": lambda: features.draw_features(np.zeros(4000), 8000, features_of(32), 0.016, "3_theo_7", None),
+    "features, 39 names": lambda: features.draw_features(
+        np.ones(4000), 8000, features_of(32, 39), 0.016, "title", [f"coefficient {at}" for at in range(39)]
+    ),
+    "features, one frame": lambda: features.draw_features(np.zeros(9), 8000, np.zeros((1, 20)), 0.016, "short", None),
+    "occlusion": lambda: occlusion.draw_occlusion(
+        features_of(32), np.arange(0, 0.4, 0.016), np.linspace(-1, 3, 25), 0.096, 0.016, "3_theo_7"
+    ),
+    "occlusion, one window": lambda: occlusion.draw_occlusion(features_of(4), [0.0], [0.5], 0.064, 0.016, "short"),  # type: ignore[arg-type]
+    "accuracy": lambda: comparing.draw_accuracy(*groups(NINE, 5), {NINE[0]: 0.8}),
+    "accuracy, one seed": lambda: comparing.draw_accuracy(*groups(["gru"], 1), {}),
+    "accuracy, perfect": lambda: comparing.draw_accuracy({"gru": [1.0, 1.0]}, {"gru": (1.0, 0.0)}, {}),
+    "per class": lambda: comparing.draw_per_class({name: dict.fromkeys(DIGITS, 0.97) for name in NINE}),
+    "per class, other classes": lambda: comparing.draw_per_class({"a": dict.fromkeys(LONG, 0.1), "b": {"c": 1.0}}),
+    "group curves": lambda: comparing.draw_curves(curves_of(NINE, 3, 20)),
+    "group curves, one epoch": lambda: comparing.draw_curves(curves_of(["gru"], 1, 1)),
+    "size": lambda: comparing.draw_size({name: 9e3 + 5e3 * at for at, name in enumerate(NINE)}, groups(NINE, 3)[1]),
+    "size, one": lambda: comparing.draw_size({"gru": 38020}, groups(["gru"], 1)[1]),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_overlaps_or_leaves_the_figure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.text import Text
+
+    # Only what is drawn counts: ticks outside an axis' limits exist as texts too.
+    drawn: dict[int, Text] = {}
+    draw = Text.draw
+
+    def recorded(self: Text, renderer: Any) -> None:
+        drawn[id(self)] = self
+        draw(self, renderer)
+
+    figure = FIGURES[name]()
+    monkeypatch.setattr(Text, "draw", recorded)
+    figure.canvas.draw()
+    texts = [
+        (text.get_text(), text.get_window_extent())
+        for text in drawn.values()
+        if text.get_visible() and text.get_text().strip()
+    ]
+    page = figure.bbox
+    assert texts
+    for text, bounds in texts:
+        assert bounds.x0 >= -1 and bounds.y0 >= -1, f"{text!r} leaves the figure"
+        assert bounds.x1 <= page.x1 + 1 and bounds.y1 <= page.y1 + 1, f"{text!r} leaves the figure"
+    low_N2, high_N2 = np.array([box.min for _, box in texts]), np.array([box.max for _, box in texts])
+    shared_NN2 = np.minimum(high_N2[:, None], high_N2) - np.maximum(low_N2[:, None], low_N2)
+    # Bounds hold the space of a line's ascenders and descenders: half a pixel of them may touch.
+    overlaps_NN = np.triu((shared_NN2 > 0.5).all(axis=-1), k=1)
+    assert [(texts[one][0], texts[other][0]) for one, other in np.argwhere(overlaps_NN)] == []
+
+
+def test_text_stays_within_its_box_in_the_flowchart() -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    figure = flow.draw_flowchart(boxes(9))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    frames = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    assert len(frames) == 9
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(frames, 2))
+    for text in axes.texts:
+        if text.get_text():
+            bounds = text.get_window_extent()
+            assert any(box.contains(*bounds.min) and box.contains(*bounds.max) for box in frames), text.get_text()
+
+
+def test_every_word_of_the_boxes_is_drawn() -> None:
+    axes = flow.draw_flowchart(boxes(9)).axes[0]
+    drawn = "".join(text.get_text() for text in axes.texts).replace(" ", "")
+    for box in boxes(9):
+        assert box.title.replace(" ", "") in drawn
+        assert all(line.replace(" ", "") in drawn for line in box.lines)
+
+
+def test_confusion_matrix_shows_counts_and_row_percentages() -> None:
+    axes = confusion.draw_confusion_matrix(np.array([[29, 1], [0, 0]]), ["yes", "no"]).axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "29", "3.3%", "96.7%"]
+
+
+def test_best_epoch_is_told() -> None:
+    figure = curves.draw_training_curves(history(5), 4)
+    legends = [text.get_text() for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()]
+    assert f"best: epoch 4, {100 * history(5)[3]['val_accuracy']:.2f} %" in legends
+
+
+def test_files_have_a_sane_size(tmp_path: Path) -> None:
+    written = [
+        figures.training_curves(history(5), tmp_path / "new" / "a.png", 4),
+        figures.confusion_matrix(matrix(10), DIGITS, tmp_path / "b.png"),
+        figures.metrics_table(per_class(DIGITS), {"accuracy": 1.0}, tmp_path / "c.png"),
+        figures.flowchart(boxes(7), tmp_path / "d.png"),
+        figures.features_figure(np.zeros(4000), 8000, features_of(32), 0.016, "t", tmp_path / "e.png"),
+        figures.occlusion_figure(features_of(32), np.zeros(1), np.ones(1), 0.1, 0.016, "t", tmp_path / "f.png"),
+        comparing.comparison_accuracy(*groups(NINE, 3), tmp_path / "g.png"),
+    ]
+    for path in written:
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        width, height = struct.unpack(">II", content[16:24])
+        assert 400 < width < 2600 and 200 < height < 2600, path.name
+        assert 3_000 < len(content) < 600_000, path.name
+
+
+def test_values_that_are_missing_leave_gaps() -> None:
+    rows: list[dict[str, Any]] = [
+        {"epoch": 1, "train_loss": None, "lr": 1.0},
+        {"epoch": 2, "train_loss": float("nan"), "lr": 1.0},
+    ]
+    curves.draw_training_curves(rows, 1).canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("draw", "text"),
+    [
+        (lambda: curves.draw_training_curves([], 1), "no epochs"),
+        (lambda: confusion.draw_confusion_matrix(matrix(3), DIGITS), r"shape \(3, 3\), expected \(10, 10\)"),
+        (lambda: metrics.draw_metrics_table({}, {}), "no classes"),
+        (lambda: flow.draw_flowchart([]), "no boxes"),
+        (lambda: flow.draw_flowchart([Box("x", [], "other")]), "kind 'other', expected one of data"),  # type: ignore[arg-type]
+        (
+            lambda: features.draw_features(np.zeros(9), 8000, features_of(3), 0.01, "", ["a"]),
+            "1 feature names came for 20 features",
+        ),
+        (
+            lambda: occlusion.draw_occlusion(features_of(3), np.zeros(2), np.zeros(3), 0.1, 0.01, ""),
+            "expected one drop a window",
+        ),
+    ],
+)
+def test_wrong_data_is_refused(draw: Callable[[], Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        draw()
+
+
+def test_matplotlib_is_left_as_it_was() -> None:
+    """Importing the package loads no Matplotlib; drawing loads no pyplot and restores the settings.
+
+    dict.items reads the settings without asking for the backend, which would load pyplot.
+    """
+    code = (
+        "import sys; import speech_exp.reporting.comparison, speech_exp.reporting.figures as f;"
+        "assert 'matplotlib' not in sys.modules and 'scipy' not in sys.modules and 'torch' not in sys.modules;"
+        "import matplotlib; now = lambda: list(dict.items(matplotlib.rcParams)); before = now();"
+        "from speech_exp.reporting.figures.flow import draw_flowchart;"
+        "draw_flowchart([f.Box('a', ['b'], 'data')]);"
+        "assert now() == before; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,79 @@
+"""Every wrong results.json is refused with the key, what came and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from speech_exp.reporting.results_schema import validate_results
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def test_complete_results_pass(results: dict[str, Any]) -> None:
+    validate_results(results)
+    results["metrics"]["test_float"] = results["metrics"]["test"]
+    results["certificate"] = {"kind": "bytes", "passed": True, "checked": 1, "details": {}}
+    results["size"]["budget_bytes"] = 36864
+    validate_results(results)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda r: r.pop("model"), "model is missing, expected text"),
+        (lambda r: r["size"].pop("model_bytes"), "size.model_bytes is missing, expected a whole number"),
+        (lambda r: r.pop("latency_ms"), "latency_ms is missing, expected a dict"),
+        (lambda r: r["metrics"].pop("test_per_class"), "metrics.test_per_class is missing"),
+        (lambda r: r["metrics"].update(test_per_class={}), "metrics.test_per_class.<class> is missing"),
+        (lambda r: r["metrics"]["test_per_class"]["no"].pop("f1"), "metrics.test_per_class.no.f1 is missing"),
+        (
+            lambda r: r["metrics"]["test"].update(accuracy=99.3),
+            "metrics.test.accuracy is 99.3, expected a number from 0",
+        ),
+        (lambda r: r["metrics"]["val"].update(loss=float("nan")), "metrics.val.loss is nan, expected a finite number"),
+        (lambda r: r.update(seed=True), "seed is True, expected a whole number"),
+        (lambda r: r.update(seed="0"), "seed is '0', expected a whole number"),
+        (lambda r: r.update(objective="regression"), "objective is 'regression', expected classification or ctc"),
+        (lambda r: r["size"].update(recurrent_layer_bytes=36180), "recurrent_layer_bytes is 36180, expected a list"),
+        (lambda r: r.update(sead=1), "sead is unknown, expected one of schema_version"),
+        (lambda r: r["seconds"].update(test=1.0), "seconds.test is unknown, expected one of features, train, total"),
+        (lambda r: r.update(schema_version=2), "schema_version is 2, expected 1"),
+        (lambda r: r.update(best_epoch=4), "best_epoch is 4, expected at most epochs, which is 3"),
+        (lambda r: r.update(size=None), "size is None, expected a dict"),
+    ],
+)
+def test_one_wrong_key_is_named(results: dict[str, Any], change: Change, text: str) -> None:
+    change(results)
+    with pytest.raises(ValueError, match=r"^results\.json: ") as error:
+        validate_results(results)
+    assert text in str(error.value)
+    assert ";" not in str(error.value)  # nothing else is blamed
+
+
+def test_all_problems_come_at_once(results: dict[str, Any]) -> None:
+    del results["model"], results["seconds"]
+    with pytest.raises(ValueError, match=r"model is missing.*; seconds is missing"):
+        validate_results(results)
+
+
+def test_readers_pass_over_keys_of_later_versions(results: dict[str, Any]) -> None:
+    results["energy"] = 1
+    results["size"]["flash_bytes"] = 1
+    validate_results(results, allow_unknown=True)
+
+
+def test_ctc_needs_error_rates_and_no_classes(results: dict[str, Any]) -> None:
+    results["objective"] = "ctc"
+    results["metrics"] = {part: {"wer": 1.2, "cer": 0.4, "loss": 3.0} for part in ("val", "test")}
+    validate_results(results)
+    del results["metrics"]["test"]["wer"]
+    with pytest.raises(ValueError, match=r"metrics\.test\.wer is missing"):
+        validate_results(results)
+
+
+def test_something_else_than_a_dict() -> None:
+    with pytest.raises(ValueError, match="holds a list, expected a dict"):
+        validate_results([])
