@@ -86,9 +86,10 @@ class Experiment:
     def _constructor(self, key: str, leave: tuple[str, ...] = ()) -> Callable[..., Any]:
         """What the node `key` names, its config bound except for the keys `leave`."""
         node = OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True, throw_on_missing=True)
-        named = {str(name): value for name, value in node.items()} if isinstance(node, dict) else {}
+        assert isinstance(node, dict)
+        named = {str(name): value for name, value in node.items() if name not in leave}
         check_types(key, named)
-        return instantiate({k: v for k, v in named.items() if k not in leave}, _partial_=True, _convert_="all")
+        return instantiate(named, _partial_=True, _convert_="all")
 
     @property
     def seed(self) -> int:
@@ -137,14 +138,13 @@ class Experiment:
     def network(self) -> ClassificationNetwork:
         """On the trainer's device, with fresh weights drawn from the run's seed."""
         device = self.trainer.runtime.device
-        cell = self._constructor("model", leave=("hidden_size", "bidirectional"))
+        cell = self._constructor("model", leave=("bidirectional",))
         width = self.extractor.num_features
         hidden_size = self.task.hidden_size(cell, width, self.config.model.hidden_size)
         encoder = self.build(
             "encoder",
             input_size=width,
             cell=partial(cell, hidden_size=hidden_size),
-            bidirectional=self.config.model.bidirectional,
         )
         return self.objective.network(encoder, len(self.dataset.class_names)).to(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from speech_exp.actions.context import Context
-from speech_exp.reporting.comparison import Comparison, compare, find_runs
+from speech_exp.reporting.comparison import compare, find_runs
 
 
 class Compare:
@@ -17,12 +17,6 @@ class Compare:
     def __call__(self, experiment: Context) -> None:
         if self.runs is None or not Path(self.runs).is_dir():
             raise ValueError(f"runs={self.runs} is not a folder: expected one with run folders below it, set runs")
-        compare_folder(Path(self.runs), Path(self.runs))
-
-
-def compare_folder(runs: Path, out_folder: Path) -> Comparison:
-    """Compare the runs below `runs`, print the report and say where it lies."""
-    comparison = compare(find_runs(runs), out_folder)
-    print(comparison.markdown)
-    print("written:", *comparison.files, sep="\n  ")
-    return comparison
+        comparison = compare(find_runs(self.runs), self.runs)
+        print(comparison.markdown)
+        print("written:", *comparison.files, sep="\n  ")

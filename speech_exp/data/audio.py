@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
+_BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}  # WAV, AIFF
 _UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)  # written by programs that stream and cannot know the size beforehand
 
 
@@ -20,8 +22,8 @@ def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:
     """Samples (N, channels) float32 in -1..1 and the sample rate in Hz of an audio file's content."""
     if not content:
         raise AudioError(f"{name} is empty (0 bytes): expected an audio file, replace or remove it")
-    if content[:4] == b"RIFF" and len(content) >= 8:
-        stated_bytes = int.from_bytes(content[4:8], "little")
+    if content[:4] in _BYTE_ORDERS and len(content) >= 8:
+        stated_bytes = int.from_bytes(content[4:8], _BYTE_ORDERS[content[:4]])
         if stated_bytes not in _UNKNOWN_RIFF_SIZES and stated_bytes + 8 > len(content):
             raise AudioError(
                 f"{name} is truncated: its header states {stated_bytes + 8} bytes, the file has {len(content)}, replace or remove it"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -31,6 +33,14 @@ class Archive:
 
     def fetch(self, root: Path, folder: str) -> Path:
         """Make `root/folder` hold the archive's recordings; nothing is there until all of it is verified."""
+        try:
+            return self._fetch(root, folder)
+        except OSError as error:
+            raise ValueError(
+                f"{root} cannot be written ({error.strerror}): set dataset.root to a folder that can"
+            ) from None
+
+    def _fetch(self, root: Path, folder: str) -> Path:
         target = root / folder
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(str(root) + ".lock"):
@@ -39,11 +49,15 @@ class Archive:
                 return root
             archive = root / "archive.zip.part"
             self._download(archive)
-            with tempfile.TemporaryDirectory(dir=root) as aside:
-                unpacked = Path(aside) / folder
-                _unpack(archive, folder, unpacked)
-                self._verify(unpacked, f"the archive of {self.url}")
-                os.replace(unpacked, target)
+            try:
+                with tempfile.TemporaryDirectory(dir=root) as aside:
+                    unpacked = Path(aside) / folder
+                    _unpack(archive, folder, unpacked)
+                    self._verify(unpacked, f"the archive of {self.url}")
+                    os.replace(unpacked, target)
+            except ValueError:
+                archive.unlink()  # else the next run would take it for a complete download
+                raise
             archive.unlink()
         return root
 
@@ -63,7 +77,10 @@ class Archive:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
                 if response.status != 206:  # the server sends the whole file, not the missing rest
                     done = 0
-                total = done + int(response.headers.get("Content-Length") or 0)
+                length = response.headers.get("Content-Length")
+                total = (
+                    done + int(length) if length else 0
+                )  # 0: not known, as where GitHub makes the archive as it sends
                 with part.open("ab" if done else "wb") as file, progress("download (bytes)", total) as bar:
                     bar.advance(done)
                     while block := response.read(_BLOCK_BYTES):
@@ -74,10 +91,10 @@ class Archive:
         except urllib.error.HTTPError as error:
             if error.code != 416:  # 416: the part file was complete already
                 raise self._unreachable(error) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
 
-    def _unreachable(self, error: OSError) -> ValueError:
+    def _unreachable(self, error: Exception) -> ValueError:
         return ValueError(
             f"{self.url} could not be downloaded ({error}): run action=prepare again to go on where it stopped, "
             f"or put the recordings in place by hand and set dataset.root"
@@ -94,6 +111,5 @@ def _unpack(archive: Path, folder: str, target: Path) -> None:
                 if not member.is_dir() and path.parent.name == folder and path.name not in ("", ".", ".."):
                     with content.open(member) as source, (target / Path(path.name).name).open("wb") as file:
                         shutil.copyfileobj(source, file)
-    except zipfile.BadZipFile:
-        archive.unlink()
-        raise ValueError(f"{archive} was not a zip archive and is removed: run action=prepare again") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise ValueError(f"{archive} was no sound zip archive and is removed: run action=prepare again") from None

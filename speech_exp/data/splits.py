@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from speech_exp.data.recordings import Recording
 
@@ -13,6 +14,12 @@ Parts = dict[str, list[Recording]]
 
 def split_official(recordings: Sequence[Recording], ranges: Mapping[str, Sequence[int]]) -> Parts:
     """By recording index; `ranges` gives first and last index of each part, both included."""
+    for first, second in combinations(SPLITS, 2):
+        if max(ranges[first][0], ranges[second][0]) <= min(ranges[first][1], ranges[second][1]):
+            raise ValueError(
+                f"dataset.index_ranges {first}={list(ranges[first])} and {second}={list(ranges[second])} overlap: "
+                f"a recording may be in one part only, change dataset.index_ranges.{second}"
+            )
     return {
         name: [recording for recording in recordings if ranges[name][0] <= recording.index <= ranges[name][1]]
         for name in SPLITS

@@ -12,18 +12,26 @@ import numpy as np
 import torch
 
 
+_MAX_LEVEL = 1e9  # far above it the power in float32 is infinite
+
+
 class FeatureExtractor(ABC):
     """Turns a waveform into features; `feature_names` label them in figures."""
 
     feature_names: list[str]
 
-    def __init__(self, sample_rate_hz: int, window_s: float, hop_s: float) -> None:
-        self.sample_rate_hz, self.hop_s = sample_rate_hz, hop_s
+    def __init__(self, sample_rate_hz: int, window_s: float, hop_s: float, n_fft: int) -> None:
+        self.sample_rate_hz, self.hop_s, self.n_fft = sample_rate_hz, hop_s, n_fft
         self.window, self.hop = round(window_s * sample_rate_hz), round(hop_s * sample_rate_hz)
         if not 0 < self.hop <= self.window:
             raise ValueError(
-                f"features.window_s={window_s} and features.hop_s={hop_s} give a window of {self.window} and a hop of {self.hop} "
-                f"samples: expected 0 < hop <= window, change features.hop_s"
+                f"features.extractor.window_s={window_s} and features.extractor.hop_s={hop_s} give a window of {self.window} "
+                f"and a hop of {self.hop} samples: expected 0 < hop <= window, change features.extractor.hop_s"
+            )
+        if n_fft < self.window:
+            raise ValueError(
+                f"features.extractor.n_fft={n_fft} is less than the window of {self.window} samples: "
+                f"expected at least that many, change features.extractor.n_fft"
             )
 
     @property
@@ -32,11 +40,14 @@ class FeatureExtractor(ABC):
 
     def __call__(self, waveform_N: np.ndarray) -> np.ndarray:
         """Features (T, F) float32; a waveform shorter than a window is extended by silence."""
-        missing = max(0, self.window + 1 - len(waveform_N))
-        features_TF = self._extract(np.pad(waveform_N, (0, missing)).astype(np.float32))
-        if not np.isfinite(features_TF).all():
-            raise ValueError("features are NaN or infinite: the waveform holds values that no microphone gives")
-        return features_TF
+        loudest = np.abs(waveform_N).max(initial=0)
+        if not loudest <= _MAX_LEVEL:  # nor NaN
+            raise ValueError(
+                f"the waveform reaches {loudest:g}, which no microphone gives: expected at most {_MAX_LEVEL:g}, "
+                f"where 1 is full scale, replace or remove the recording"
+            )
+        missing = max(0, max(self.window, self.n_fft // 2) + 1 - len(waveform_N))
+        return self._extract(np.pad(waveform_N, (0, missing)).astype(np.float32))
 
     @abstractmethod
     def _extract(self, waveform_N: np.ndarray) -> np.ndarray: ...
@@ -48,7 +59,7 @@ class TorchMfcc(FeatureExtractor):
     def __init__(
         self, sample_rate_hz: int, window_s: float, hop_s: float, n_fft: int, n_mels: int, n_mfcc: int
     ) -> None:
-        super().__init__(sample_rate_hz, window_s, hop_s)
+        super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
         from torchaudio.transforms import MFCC
 
         self.feature_names = [f"c{number}" for number in range(n_mfcc)]
@@ -76,8 +87,8 @@ class LibrosaMfcc(FeatureExtractor):
         n_mfcc: int,
         delta_window: int,
     ) -> None:
-        super().__init__(sample_rate_hz, window_s, hop_s)
-        self.n_fft, self.n_mels, self.n_mfcc, self.delta_window = n_fft, n_mels, n_mfcc, delta_window
+        super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
+        self.n_mels, self.n_mfcc, self.delta_window = n_mels, n_mfcc, delta_window
         self.feature_names = [f"{prefix}c{number}" for prefix in ("", "Δ", "ΔΔ") for number in range(n_mfcc)]
 
     def _extract(self, waveform_N: np.ndarray) -> np.ndarray:

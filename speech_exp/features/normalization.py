@@ -5,17 +5,22 @@ Shape letters: N all frames of all utterances one after the other, U utterances,
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+Mode = Literal["global", "utterance"]
 _MIN_STD = 1e-5  # a feature that never varies stays zero instead of dividing by zero
 
 
 class Normalizer:
     """`global`: by mean and deviation of the training split; `utterance`: by those of each recording itself."""
 
-    def __init__(self, mode: Literal["global", "utterance"]) -> None:
+    def __init__(self, mode: Mode) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(
+                f"features.normalization={mode}: expected one of {', '.join(get_args(Mode))}, change features.normalization"
+            )
         self.mode = mode
         self.mean_F: torch.Tensor | None = None
         self.std_F: torch.Tensor | None = None
@@ -34,11 +39,12 @@ class Normalizer:
             assert self.std_F is not None
             return (frames_NF - self.mean_F) / self.std_F
         owner_N = torch.repeat_interleave(torch.arange(len(lengths_U)), lengths_U)
-        zeros_UF = frames_NF.new_zeros(len(lengths_U), frames_NF.shape[1])
-        mean_UF = zeros_UF.index_add(0, owner_N, frames_NF) / lengths_U.unsqueeze(1)
-        centred_NF = frames_NF - mean_UF[owner_N]
-        variance_UF = zeros_UF.index_add(0, owner_N, centred_NF.square()) / lengths_U.unsqueeze(1)
-        return centred_NF / variance_UF.sqrt().clamp_min(_MIN_STD)[owner_N]
+        # float64: a mean that is rounded on the way would leave a constant feature a deviation, and make it 1 or -1
+        zeros_UF = torch.zeros(len(lengths_U), frames_NF.shape[1], dtype=torch.float64)
+        mean_UF = zeros_UF.index_add(0, owner_N, frames_NF.double()) / lengths_U.unsqueeze(1)
+        centred_NF = frames_NF - mean_UF.float()[owner_N]
+        variance_UF = zeros_UF.index_add(0, owner_N, centred_NF.double().square()) / lengths_U.unsqueeze(1)
+        return centred_NF / variance_UF.sqrt().float().clamp_min(_MIN_STD)[owner_N]
 
     def statistics(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold to normalise the same way."""

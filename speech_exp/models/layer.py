@@ -44,6 +44,12 @@ class RecurrentLayer(nn.Module, ABC):
     hidden_size: int
     output_size: int
 
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        if hidden_size < 1:
+            raise ValueError(f"model.hidden_size={hidden_size}: expected at least 1, change model.hidden_size")
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+
     @abstractmethod
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Outputs of all frames (B, T, output_size)."""
@@ -97,10 +103,8 @@ class Bidirectional(RecurrentLayer):
     """
 
     def __init__(self, forward_layer: RecurrentLayer, backward_layer: RecurrentLayer) -> None:
-        super().__init__()
+        super().__init__(forward_layer.input_size, forward_layer.hidden_size)
         self.name = forward_layer.name  # type: ignore[misc]  # an instance of this wrapper carries its cell's name
-        self.input_size = forward_layer.input_size
-        self.hidden_size = forward_layer.hidden_size
         self.output_size = forward_layer.output_size + backward_layer.output_size
         self.forward_layer = forward_layer
         self.backward_layer = backward_layer

@@ -170,9 +170,10 @@ class LinearMemory(nn.Module):
             reach = min(stop, taps)  # the longest window of the block
             window_BTCJ = padded_BTC[:, start + taps - reach : stop + taps - 1].unfold(1, reach, 1)
             if kernel_JCH is None:
-                blocks.append(window_BTCJ @ response_JM[taps - reach :])
+                blocks.append(_times(window_BTCJ, response_JM[taps - reach :]))
             else:
-                blocks.append(window_BTCJ.flatten(2) @ kernel_JCH[taps - reach :].transpose(0, 1).flatten(0, 1))
+                kernel_XH = kernel_JCH[taps - reach :].transpose(0, 1).flatten(0, 1)
+                blocks.append(_times(window_BTCJ.flatten(2), kernel_XH))
             start = stop
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
@@ -187,10 +188,10 @@ class LinearMemory(nn.Module):
         rows_BKCW = torch.cat([u_BKCL, starts_BKCM.to(u_BKCL.dtype)], -1)
         table_WLM = self.tables.chunk(length, u_BTC, dtype)
         if weight_HCM is None:
-            memory_BKCLM = (rows_BKCW @ table_WLM.flatten(1)).unflatten(-1, (length, self.order))
+            memory_BKCLM = _times(rows_BKCW, table_WLM.flatten(1)).unflatten(-1, (length, self.order))
             return memory_BKCLM.transpose(2, 3).flatten(1, 2)[:, :frames]
         table_CWLH = _fold(table_WLM.flatten(0, 1), weight_HCM).unflatten(0, (-1, length)).permute(2, 0, 1, 3)
-        projected_BKX = rows_BKCW.flatten(2) @ table_CWLH.flatten(2).flatten(0, 1)
+        projected_BKX = _times(rows_BKCW.flatten(2), table_CWLH.flatten(2).flatten(0, 1))
         return projected_BKX.view(batch, -1, weight_HCM.shape[0])[:, :frames]
 
     def _starts(self, u_BKCL: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
@@ -198,7 +199,7 @@ class LinearMemory(nn.Module):
         batch, chunks, channels, length = u_BKCL.shape
         dtype = _state_dtype(u_BKCL)
         with torch.autocast(u_BKCL.device.type, enabled=False):
-            ends_BKCM = u_BKCL[:, :-1].to(dtype) @ self.tables.response(length, u_BKCL, dtype)
+            ends_BKCM = _times(u_BKCL[:, :-1].to(dtype), self.tables.response(length, u_BKCL, dtype))
             ends_KNM = ends_BKCM.transpose(0, 1).flatten(1, 2)  # N = B * C signals
             if state_BCM is None:
                 first_NM = ends_KNM.new_zeros(batch * channels, self.order)
@@ -223,6 +224,11 @@ class LinearMemory(nn.Module):
 def _fold(table_XM: torch.Tensor, weight_HCM: torch.Tensor) -> torch.Tensor:
     """A constant table whose columns are memories, turned to columns of their projection: (X, C, H)."""
     return F.linear(table_XM, weight_HCM.transpose(0, 1).flatten(0, 1)).unflatten(1, (weight_HCM.shape[1], -1))
+
+
+def _times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """`rows @ matrix` as a single product, where `@` would make one of each row of overlapping windows."""
+    return (rows.reshape(-1, rows.shape[-1]) @ matrix).view(*rows.shape[:-1], matrix.shape[-1])
 
 
 def _product_dtype(u_BTC: torch.Tensor) -> torch.dtype:

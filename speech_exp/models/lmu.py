@@ -54,7 +54,7 @@ class LMU(RecurrentLayer):
         input_activation: str = "linear",
         activation: str = "tanh",
     ) -> None:
-        super().__init__()
+        super().__init__(input_size, hidden_size)
         if memory_channels < 1:
             raise ValueError(
                 f"the LMU was given {memory_channels} memory channels, needs at least 1: change model.memory_channels"
@@ -69,8 +69,6 @@ class LMU(RecurrentLayer):
                 f"the LMU with feedback writes its signal to the memory as it is, but input_activation is "
                 f"{input_activation!r}: set model.input_activation=linear or model.feedback=false"
             )
-        self.input_size = input_size
-        self.hidden_size = self.output_size = hidden_size
         self.memory_channels = memory_channels
         self.feedback = feedback
         self.input_activation = ACTIVATIONS[input_activation]

@@ -20,8 +20,7 @@ class GRU(RecurrentLayer):
     name: ClassVar[str] = "gru"
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        super().__init__(input_size, hidden_size)
         self.cell = nn.GRU(input_size, hidden_size, batch_first=True)
 
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
@@ -78,8 +77,7 @@ class LSTM(RecurrentLayer):
     name: ClassVar[str] = "lstm"
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        super().__init__(input_size, hidden_size)
         self.cell = nn.LSTM(input_size, hidden_size, batch_first=True)
 
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:

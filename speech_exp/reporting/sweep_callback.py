@@ -18,9 +18,11 @@ class CompareSweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            from speech_exp.actions.compare import compare_folder
+            from speech_exp.reporting.comparison import compare, find_runs
 
-            compare_folder(folder, folder)
+            comparison = compare(find_runs(folder), folder)
+            print(comparison.markdown.partition("\n![")[0])  # the first table; figures and details are in the file
+            print(f"the whole comparison: {folder / 'comparison.md'}")
         except Exception:
             _log.exception(
                 "the comparison of %s could not be made; action=compare runs=%s makes it again", folder, folder

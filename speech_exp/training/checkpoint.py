@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,9 @@ def load_deployable(path: str | None) -> dict[str, Any]:
         raise ValueError(f"checkpoint={path} is not a file: expected a checkpoint_epoch_N_best.pt, change checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"checkpoint={path} is not a readable checkpoint ({str(error).splitlines()[0]}): change checkpoint"
-        ) from None
+    except Exception as error:  # bytes that are no checkpoint make torch raise anything from EOFError to IndexError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"checkpoint={path} is not a readable checkpoint ({reason}): change checkpoint") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"checkpoint={path} holds no deployable model: give the file that ends in _best.pt, not a training state"

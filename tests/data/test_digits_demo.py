@@ -37,7 +37,7 @@ def test_every_recording_is_8_khz_mono_16_bit_of_a_plausible_length(
     recordings: dict[str, tuple[np.ndarray, int]],
 ) -> None:
     for name, (samples, rate_hz) in recordings.items():
-        assert rate_hz == 8000 and samples.ndim == 1, name
+        assert (rate_hz, samples.ndim) == (8000, 1), name
         assert soundfile.info(FOLDER / name).subtype == "PCM_16", name
         assert 0.15 <= len(samples) / rate_hz <= 1.0, name
 

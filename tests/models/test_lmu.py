@@ -13,10 +13,10 @@ TOLERANCE = 1e-5  # of outputs bounded by one: float32 rounding through a few pr
 FORMS = pytest.mark.parametrize("feedback", [False, True], ids=["parallel", "original"])
 
 
-def make(feedback: bool, channels: int = 2, **options: object) -> LMU:
+def make(feedback: bool, channels: int = 2, f: str = "linear") -> LMU:
     torch.manual_seed(0)
-    layer = LMU(5, 7, order=6, theta=15.0, memory_channels=channels, feedback=feedback, **options)  # type:
-    ignore[arg-type] for parameter in layer.parameters():  # zero biases and e_m would hide mistakes
+    layer = LMU(5, 7, order=6, theta=15.0, memory_channels=channels, feedback=feedback, input_activation=f)
+    for parameter in layer.parameters():  # zero biases and e_m would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     if feedback:  # a strong e_m would make the memory grow without bound, and its rounding with it
         torch.nn.init.normal_(layer.signal_from_memory.weight, std=0.05)
@@ -100,7 +100,7 @@ def test_final_is_forward_at_the_last_frame(feedback: bool) -> None:
 
 @FORMS
 def test_steps_equal_the_sequence(feedback: bool) -> None:
-    layer = make(feedback, input_activation="linear" if feedback else "tanh")
+    layer = make(feedback, f="linear" if feedback else "tanh")
     inputs_BTD, _ = batch()
     expected_BTH = layer(inputs_BTD, torch.full((4,), 60))
     state = layer.initial_state(4, like=inputs_BTD)

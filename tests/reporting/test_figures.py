@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from speech_exp.reporting import figures
-from speech_exp.reporting.figures import Box, comparing, confusion, curves, features, flow, metrics, occlusion
+
+from speech_exp.reporting.figures import comparing, confusion, curves, features, flow, metrics, occlusion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,10 +38,10 @@ def features_of(frames: int, count: int = 20) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((frames, count))
 
 
-def boxes(count: int) -> list[Box]:
+def boxes(count: int) -> list[flow.Box]:
     kinds: list[flow.Kind] = ["data", "features", "augment", "encoder", "head", "output", "constraint"]
     lines = ["20 -> 128 numbers", "a line of many words that must be wrapped to fit the box", "w" * 60]
-    return [Box(f"Step {at} with a title" * (1 + at % 3), lines[: at % 4], kinds[at % 7]) for at in range(count)]
+    return [flow.Box(f"Step {at} with a title" * (1 + at % 3), lines[: at % 4], kinds[at % 7]) for at in range(count)]
 
 
 def per_class(names: list[str]) -> dict[str, dict[str, float]]:
@@ -172,12 +172,12 @@ def test_best_epoch_is_told() -> None:
 
 def test_files_have_a_sane_size(tmp_path: Path) -> None:
     written = [
-        figures.training_curves(history(5), tmp_path / "new" / "a.png", 4),
-        figures.confusion_matrix(matrix(10), DIGITS, tmp_path / "b.png"),
-        figures.metrics_table(per_class(DIGITS), {"accuracy": 1.0}, tmp_path / "c.png"),
-        figures.flowchart(boxes(7), tmp_path / "d.png"),
-        figures.features_figure(np.zeros(4000), 8000, features_of(32), 0.016, "t", tmp_path / "e.png"),
-        figures.occlusion_figure(features_of(32), np.zeros(1), np.ones(1), 0.1, 0.016, "t", tmp_path / "f.png"),
+        curves.training_curves(history(5), tmp_path / "new" / "a.png", 4),
+        confusion.confusion_matrix(matrix(10), DIGITS, tmp_path / "b.png"),
+        metrics.metrics_table(per_class(DIGITS), {"accuracy": 1.0}, tmp_path / "c.png"),
+        flow.flowchart(boxes(7), tmp_path / "d.png"),
+        features.features_figure(np.zeros(4000), 8000, features_of(32), 0.016, "t", tmp_path / "e.png"),
+        occlusion.occlusion_figure(features_of(32), np.zeros(1), np.ones(1), 0.1, 0.016, "t", tmp_path / "f.png"),
         comparing.comparison_accuracy(*groups(NINE, 3), tmp_path / "g.png"),
     ]
     for path in written:
@@ -203,7 +203,7 @@ def test_values_that_are_missing_leave_gaps() -> None:
         (lambda: confusion.draw_confusion_matrix(matrix(3), DIGITS), r"shape \(3, 3\), expected \(10, 10\)"),
         (lambda: metrics.draw_metrics_table({}, {}), "no classes"),
         (lambda: flow.draw_flowchart([]), "no boxes"),
-        (lambda: flow.draw_flowchart([Box("x", [], "other")]), "kind 'other', expected one of data"),  # type: ignore[arg-type]
+        (lambda: flow.draw_flowchart([flow.Box("x", [], "other")]), "kind 'other', expected one of data"),  # type: ignore[arg-type]
         (
             lambda: features.draw_features(np.zeros(9), 8000, features_of(3), 0.01, "", ["a"]),
             "1 feature names came for 20 features",
@@ -225,11 +225,11 @@ def test_matplotlib_is_left_as_it_was() -> None:
     dict.items reads the settings without asking for the backend, which would load pyplot.
     """
     code = (
-        "import sys; import speech_exp.reporting.comparison, speech_exp.reporting.figures as f;"
+        "import sys; import speech_exp.reporting.comparison, speech_exp.reporting.figures.flow;"
         "assert 'matplotlib' not in sys.modules and 'scipy' not in sys.modules and 'torch' not in sys.modules;"
         "import matplotlib; now = lambda: list(dict.items(matplotlib.rcParams)); before = now();"
-        "from speech_exp.reporting.figures.flow import draw_flowchart;"
-        "draw_flowchart([f.Box('a', ['b'], 'data')]);"
+        "from speech_exp.reporting.figures.flow import Box, draw_flowchart;"
+        "draw_flowchart([Box('a', ['b'], 'data')]);"
         "assert now() == before; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,120 @@
+"""action=check: does this installation work, and what must be mended if not?"""
+
+from __future__ import annotations
+
+import io
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from speech_exp.actions.context import Context
+
+_PACKAGES = ("hydra-core", "torch", "torchaudio", "librosa", "numpy", "matplotlib", "scikit-learn", "soundfile")
+_SECONDS_OF_TRAINING = 1.0
+
+
+class Check:
+    """Prints one line for each part of the installation; exit status 1 where one needs mending."""
+
+    def __call__(self, experiment: Context) -> None:
+        parts: dict[str, Callable[[Context], str]] = {
+            "versions": _versions,
+            "device": _device,
+            "audio reading": _audio,
+            "data": _data,
+            "feature cache": _cache,
+            "training": _training,
+        }
+        failed = []
+        for name, part in parts.items():
+            try:
+                print(f"ok    {name:<14} {part(experiment)}")
+            except Exception as error:  # whatever is wrong with one part, the others are still looked at
+                failed.append(name)
+                print(f"MEND  {name:<14} {error}")
+        if failed:
+            raise ValueError(f"this installation needs mending: {', '.join(failed)} (see the lines above)")
+
+
+def _versions(_: Context) -> str:
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            raise ValueError(f"{package} is not installed: pip install -e . in the project's folder") from None
+    if sys.version_info < (3, 10):
+        raise ValueError(f"Python {platform.python_version()} is too old: install Python 3.10 or newer")
+    return f"Python {platform.python_version()}, {', '.join(found)}"
+
+
+def _device(experiment: Context) -> str:
+    import torch
+
+    runtime = experiment.trainer.runtime
+    ones = torch.ones(8, 8, device=runtime.device)
+    if not torch.equal(ones @ ones, 8 * ones):
+        raise ValueError(f"a matrix product on {runtime.device_name} is wrong: reinstall torch, or set trainer.device=cpu")
+    gpus = torch.cuda.device_count()
+    return f"{runtime.device_name} ({f'{gpus} GPU' if gpus else 'no GPU found, training runs on the CPU'})"
+
+
+def _audio(_: Context) -> str:
+    import numpy as np
+    import soundfile
+
+    from speech_exp.data.audio import decode
+
+    tone = np.sin(np.arange(800) / 5).astype(np.float32) / 2
+    for kind in ("WAV", "FLAC", "OGG"):
+        content = io.BytesIO()
+        soundfile.write(content, tone, 8000, format=kind)
+        samples, _rate = decode(content.getvalue(), kind)
+        error = float(np.abs(samples[: len(tone), 0] - tone).max())
+        if error > 0.1:  # a lossy format stays within this of a plain tone
+            raise ValueError(f"{kind} files are read wrong (error {error:.2f}): reinstall soundfile")
+    return "WAV, FLAC, Ogg"
+
+
+def _data(experiment: Context) -> str:
+    loaded = experiment.loaded
+    return f"{experiment.dataset.name}, {len(loaded.recordings):,} recordings"
+
+
+def _cache(experiment: Context) -> str:
+    folder = experiment.cache_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            (Path(aside) / "probe").write_bytes(b"1")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}): set cache_dir to a folder that can") from None
+    return f"{folder} can be written"
+
+
+def _training(experiment: Context) -> str:
+    """A second of optimizer steps of the chosen model on made-up frames whose label can be read off."""
+    import torch
+
+    from speech_exp.data.batches import Batch
+
+    network, device = experiment.network, experiment.trainer.runtime.device
+    targets_B = torch.arange(32, device=device) % len(experiment.dataset.class_names)
+    features_BTF = torch.zeros(32, 16, experiment.extractor.num_features, device=device)
+    features_BTF[torch.arange(32), :, targets_B] = 1.0
+    batch = Batch(features_BTF, torch.full((32,), 16, device=device), targets_B, None, [])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    losses, started = [], time.perf_counter()
+    while time.perf_counter() - started < _SECONDS_OF_TRAINING or len(losses) < 2:
+        loss = experiment.objective.loss(network.train(), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    if not losses[-1] < losses[0]:
+        raise ValueError(f"the loss did not fall in {len(losses)} steps ({losses[0]:.3f} to {losses[-1]:.3f}): reinstall torch")
+    return f"{len(losses)} steps in {_SECONDS_OF_TRAINING:g} s, loss {losses[0]:.2f} to {losses[-1]:.2f}"

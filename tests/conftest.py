@@ -1,0 +1,74 @@
+"""Recordings for the tests: the real ones where this machine has them, and a few made of sine waves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import settings
+
+from speech_exp.data.digits import Digits
+
+SAMPLE_RATE_HZ = 8000
+
+# No deadline: the machine is shared. Derandomized: a test that passed here passes elsewhere.
+settings.register_profile("speech_exp", deadline=None, derandomize=True, database=None)
+settings.load_profile("speech_exp")
+
+
+@pytest.fixture(scope="session")
+def fsdd_root() -> Path:
+    """Root of the real FSDD."""
+    shared = os.environ.get("SPEECH_EXP_DATA")
+    if not shared:
+        pytest.skip("needs the real FSDD: set SPEECH_EXP_DATA to the folder that holds fsdd/recordings")
+    root = Path(shared) / "fsdd"
+    if not (root / "recordings").is_dir():
+        pytest.skip(f"needs the real FSDD, but {root / 'recordings'} is no folder: change SPEECH_EXP_DATA")
+    return root
+
+
+@pytest.fixture
+def tiny_root(tmp_path: Path) -> Path:
+    """`recordings/` in FSDD's naming: digits 0-2, three speakers, indices 0-5, tones of 0.1 to 0.3 s at 8 kHz."""
+    root = tmp_path / "tiny"
+    folder = root / "recordings"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for digit in range(3):
+        for pitch_hz, speaker in ((110, "anna"), (160, "bert"), (220, "cleo")):
+            for index in range(6):
+                time_s = np.arange(generator.integers(800, 2400)) / SAMPLE_RATE_HZ
+                tone = 0.3 * np.sin(2 * np.pi * pitch_hz * (digit + 2) * time_s)
+                waveform = tone + 0.01 * generator.standard_normal(len(time_s))
+                soundfile.write(folder / f"{digit}_{speaker}_{index}.wav", waveform, SAMPLE_RATE_HZ)
+    return root
+
+
+@pytest.fixture
+def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
+    """Data set over `tiny_root` (test index 0, validation 1, train 2-5); keyword arguments change its constructor's."""
+
+    def make(**changes: Any) -> Digits:
+        arguments: dict[str, Any] = {
+            "name": "tiny",
+            "bundled": False,
+            "root": str(tiny_root),
+            "folder": "recordings",
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "split": "official",
+            "index_ranges": {"test": [0, 0], "validation": [1, 1], "train": [2, 5], "unseen_validation": [0, 1]},
+            "shares": {"test": 0.1, "validation": 0.1},
+            "split_seed": 0,
+            "test_speaker": None,
+            "validation_speaker": None,
+            "download": None,
+        }
+        return Digits(**{**arguments, **changes})
+
+    return make

@@ -1,0 +1,146 @@
+"""Every way in which an audio file can be bad is one sentence; a good one is read at its own level and pitch."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speech_exp.data.audio import AudioError, decode, decode_recording, read_any
+
+RATE_HZ = 8000
+
+
+def sine(frequency_hz: float, rate_hz: int, seconds: float = 1.0, level: float = 0.5) -> np.ndarray:
+    return level * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz)
+
+
+def encoded(samples: np.ndarray, rate_hz: int = RATE_HZ, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", None)])
+def test_lossless_formats_give_the_samples_that_were_written(kind: str, subtype: str | None) -> None:
+    written = sine(440, RATE_HZ).astype(np.float32)
+    waveform = decode_recording(encoded(written, kind=kind, subtype=subtype), "x", RATE_HZ)
+    assert waveform.dtype == np.float32
+    assert waveform.shape == written.shape
+    # one step of 16 bits; FLAC's default here is 16 bits too
+    np.testing.assert_allclose(waveform, written, atol=1 / 2**15)
+
+
+def test_an_empty_file_is_refused() -> None:
+    with pytest.raises(
+        AudioError, match=r"^x\.wav is empty \(0 bytes\): expected an audio file, replace or remove it$"
+    ):
+        decode(b"", "x.wav")
+
+
+@pytest.mark.parametrize("kept", [44, 45, 100, 0.25, 0.5, 0.99, -1])
+def test_a_wav_file_cut_anywhere_behind_its_header_is_refused(kept: float) -> None:
+    whole = encoded(sine(440, RATE_HZ))
+    cut = whole[: int(kept * len(whole)) if 0 < kept < 1 else int(kept)]
+    with pytest.raises(
+        AudioError, match=f"x.wav is truncated: its header states {len(whole)} bytes, the file has {len(cut)}"
+    ):
+        decode(cut, "x.wav")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.25, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["FLAC", "AIFF", "OGG"])
+def test_a_cut_file_of_another_format_is_refused(kind: str, share: float) -> None:
+    whole = encoded(sine(440, RATE_HZ), kind=kind)
+    with pytest.raises(AudioError, match=r"^x is (not readable as audio|truncated)|^x holds no samples"):
+        decode(whole[: int(share * len(whole))], "x")
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 101])
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("AIFF", "PCM_S8"), ("AIFF", "PCM_24")]
+)
+def test_an_odd_number_of_bytes_is_not_taken_for_a_cut_file(kind: str, subtype: str, samples: int) -> None:
+    found = decode(encoded(sine(440, RATE_HZ)[:samples], kind=kind, subtype=subtype), "x")[0]
+    assert len(found) in (samples, samples + 1)  # libsndfile counts the padding byte of an 8-bit AIFF as a sample
+
+
+def test_bytes_behind_the_end_of_a_wav_file_do_not_matter() -> None:
+    whole = encoded(sine(440, RATE_HZ))
+    np.testing.assert_array_equal(decode(whole + b"\0" * 100, "x.wav")[0], decode(whole, "x.wav")[0])
+
+
+@pytest.mark.parametrize("riff_bytes", [b"\xff\xff\xff\xff", b"\0\0\0\0"])
+def test_a_streamed_wav_file_that_does_not_know_its_size_is_read(riff_bytes: bytes) -> None:
+    whole = encoded(sine(440, RATE_HZ))
+    data_at = whole.index(b"data")
+    streamed = b"RIFF" + riff_bytes + whole[8 : data_at + 4] + b"\xff\xff\xff\xff" + whole[data_at + 8 :]
+    np.testing.assert_array_equal(decode(streamed, "x.wav")[0], decode(whole, "x.wav")[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_sample_that_is_no_number_is_refused(value: float) -> None:
+    samples = sine(440, RATE_HZ)
+    samples[-1] = value
+    with pytest.raises(AudioError, match=r"x\.wav holds samples that are NaN or infinite: replace or remove it"):
+        decode(encoded(samples, subtype="FLOAT"), "x.wav")
+
+
+def test_a_file_without_samples_is_refused() -> None:
+    with pytest.raises(AudioError, match=r"x\.wav holds no samples: replace or remove it"):
+        decode(encoded(np.zeros(0)), "x.wav")
+
+
+@pytest.mark.parametrize("content", [b"Dear reader,\n" * 50, b"RIFF", b"RIFF\0\0\0\0WAVE", bytes(1000)])
+def test_a_file_that_is_no_audio_is_refused(content: bytes) -> None:
+    with pytest.raises(AudioError, match=r"x\.wav is not readable as audio \(.+\): replace or remove it"):
+        decode(content, "x.wav")
+
+
+def test_a_data_set_takes_no_other_rate() -> None:
+    with pytest.raises(
+        AudioError, match=r"x\.wav has 16000 Hz, expected 8000 Hz \(dataset\.sample_rate_hz\): resample it"
+    ):
+        decode_recording(encoded(sine(440, 16000), 16000), "x.wav", RATE_HZ)
+
+
+def test_a_data_set_takes_no_stereo() -> None:
+    with pytest.raises(AudioError, match=r"x\.wav has 2 channels, expected 1: mix it down to mono"):
+        decode_recording(encoded(np.stack([sine(440, RATE_HZ)] * 2, axis=1)), "x.wav", RATE_HZ)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 44100, 48000, 6000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_file_keeps_its_pitch_and_level_at_the_rate_of_the_model(
+    tmp_path: Path, rate_hz: int, channels: int
+) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, np.stack([sine(1000, rate_hz)] * channels, axis=1), rate_hz, subtype="FLOAT")
+    waveform = read_any(path, RATE_HZ)
+    assert waveform.dtype == np.float32
+    assert waveform.ndim == 1
+    assert abs(len(waveform) - RATE_HZ) <= 1  # one second
+    middle = waveform[RATE_HZ // 4 : 3 * RATE_HZ // 4]  # without the filter's edges: 4000 samples, bins of 2 Hz
+    assert np.abs(np.fft.rfft(middle)).argmax() * 2 == 1000
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.005)
+
+
+def test_what_the_lower_rate_cannot_hold_is_filtered_out(tmp_path: Path) -> None:
+    path = tmp_path / "high.wav"
+    soundfile.write(path, sine(6000, 16000), 16000)
+    assert np.abs(read_any(path, RATE_HZ)[500:-500]).max() < 0.001  # not folded to 2 kHz
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    left, right = sine(440, RATE_HZ), sine(300, RATE_HZ, level=0.25)
+    soundfile.write(path, np.stack([left, right], axis=1), RATE_HZ, subtype="FLOAT")
+    np.testing.assert_allclose(read_any(path, RATE_HZ), (left + right) / 2, atol=1e-6)
+
+
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"none\.wav cannot be read \(No such file or directory\): give another file"):
+        read_any(tmp_path / "none.wav", RATE_HZ)

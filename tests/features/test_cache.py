@@ -1,0 +1,220 @@
+"""The cache builds an entry once, whoever asks and however often, and never shows half of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from speech_exp.features import cache
+from speech_exp.features.cache import CachedFeatures, cached_features, code_version
+
+IDS = ["a", "b", "c", "d"]
+DESCRIPTION = {"n_mfcc": 2, "data": "some data"}
+
+
+def features_of(position: int) -> np.ndarray:
+    """Recording `position` has position + 1 frames of two features."""
+    return np.full((position + 1, 2), position, dtype=np.float32)
+
+
+class Counted:
+    """Extracts, and counts how often it was asked."""
+
+    def __init__(self, extract: Callable[[int], np.ndarray] = features_of) -> None:
+        self.extract, self.positions = extract, list[int]()
+
+    def __call__(self, position: int) -> np.ndarray:
+        self.positions.append(position)
+        return self.extract(position)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def assert_whole(cached: CachedFeatures) -> None:
+    assert cached.ids == IDS
+    assert cached.dropped == []
+    assert cached.lengths_U.dtype == np.int64
+    assert cached.lengths_U.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(cached.frames_NF, np.concatenate([features_of(position) for position in range(4)]))
+
+
+def test_a_hit_extracts_nothing(tmp_path: Path) -> None:
+    extract = Counted()
+    assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, extract))
+    assert sorted(extract.positions) == [0, 1, 2, 3]
+    assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, extract))
+    assert len(extract.positions) == 4
+    assert len(entries(tmp_path)) == 1
+
+
+def test_the_frames_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+    for _ in range(2):  # just built, and found
+        frames_NF = cached_features(tmp_path, DESCRIPTION, IDS, features_of).frames_NF
+        assert isinstance(frames_NF, np.memmap)
+        assert frames_NF.dtype == np.float32
+        with pytest.raises(ValueError, match="read-only"):
+            frames_NF[0] = 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"n_mfcc": 3, "data": "some data"}, {"n_mfcc": 2, "data": "other data"}, {**DESCRIPTION, "code": "new"}],
+)
+def test_another_description_is_another_entry(tmp_path: Path, other: dict[str, Any]) -> None:
+    extract = Counted()
+    cached_features(tmp_path, DESCRIPTION, IDS, extract)
+    cached_features(tmp_path, other, IDS, extract)
+    assert len(extract.positions) == 8
+    assert len(entries(tmp_path)) == 2
+
+
+def test_the_order_of_the_keys_does_not_matter(tmp_path: Path) -> None:
+    extract = Counted()
+    for description in (DESCRIPTION, dict(reversed(DESCRIPTION.items()))):
+        cached_features(tmp_path, description, IDS, extract)
+    assert len(extract.positions) == 4
+
+
+def test_the_code_version_follows_the_source(tmp_path: Path) -> None:
+    def module(name: str, source: str) -> ModuleType:
+        path = tmp_path / f"{name}.py"
+        path.write_text(source)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+        return made
+
+    first, same, other = module("first", "x = 1\n"), module("same", "x = 1\n"), module("other", "x = 2\n")
+    assert code_version(first) == code_version(same) != code_version(other)
+    assert code_version(first, other) != code_version(first)
+
+
+def bad_second(position: int) -> np.ndarray:
+    if position == 1:
+        raise ValueError("b.wav is empty")
+    return features_of(position)
+
+
+def test_bad_recordings_are_dropped_and_named_from_the_cache_too(tmp_path: Path) -> None:
+    extract = Counted(bad_second)
+    for _ in range(2):
+        cached = cached_features(tmp_path, DESCRIPTION, IDS, extract)
+        assert cached.ids == ["a", "c", "d"]
+        assert cached.lengths_U.tolist() == [1, 3, 4]
+        np.testing.assert_array_equal(cached.frames_NF, np.concatenate([features_of(each) for each in (0, 2, 3)]))
+        assert [(item.id, item.reason) for item in cached.dropped] == [("b", "b.wav is empty")]
+    assert len(extract.positions) == 4
+
+
+def test_only_bad_recordings_are_an_error_and_no_entry(tmp_path: Path) -> None:
+    def bad(position: int) -> np.ndarray:
+        raise ValueError(f"{IDS[position]}.wav is empty")
+
+    with pytest.raises(ValueError, match=r"^no recording could be used, the first because a\.wav is empty$"):
+        cached_features(tmp_path, DESCRIPTION, IDS, bad)
+    assert entries(tmp_path) == []
+
+
+def test_a_fault_of_the_code_midway_leaves_no_entry(tmp_path: Path) -> None:
+    def broken(position: int) -> np.ndarray:
+        if position == 2:
+            raise RuntimeError("a fault, not a bad recording")
+        return features_of(position)
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        cached_features(tmp_path, DESCRIPTION, IDS, broken)
+    assert entries(tmp_path) == []
+    assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
+
+
+def test_a_full_disk_leaves_no_entry_and_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, array: np.ndarray) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            ValueError,
+            match=r"the feature cache .* cannot be written \(No space left on device\): set cache_dir to a folder",
+        ),
+    ):
+        patch.setattr(cache.np, "save", full)
+        cached_features(tmp_path, DESCRIPTION, IDS, features_of)
+    assert entries(tmp_path) == []
+    assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
+
+
+def test_what_a_killed_build_left_behind_is_no_entry(tmp_path: Path) -> None:
+    cached_features(tmp_path / "elsewhere", DESCRIPTION, IDS, features_of)
+    (key,) = entries(tmp_path / "elsewhere")
+    folder = tmp_path / "cache"
+    left = folder / f"{key}.part-abc123"
+    left.mkdir(parents=True)
+    (left / "frames.npy").write_bytes(b"half of it")
+    (left / "index.json").write_text("{}")
+    (folder / f"{key}.lock").touch()
+    extract = Counted()
+    assert_whole(cached_features(folder, DESCRIPTION, IDS, extract))
+    assert len(extract.positions) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="the feature cache .* cannot be written") as caught:
+        cached_features(tmp_path / "file" / "cache", DESCRIPTION, IDS, features_of)
+    expected = f"the feature cache {tmp_path / 'file' / 'cache'} cannot be written (Not a directory): set cache_dir to a folder that can"
+    assert str(caught.value) == expected
+
+
+def test_an_entry_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_features(tmp_path, DESCRIPTION, IDS, features_of)
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(cache, "FileLock", refuse)
+    assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
+
+
+def ask_together(folder: Path, calls: Path, barrier: Any, results: Any) -> None:
+    """One job of a sweep: waits for the others, then asks for the same entry; leaves a file for each extraction."""
+
+    def extract(position: int) -> np.ndarray:
+        (calls / f"{position}-{os.getpid()}").touch()
+        return features_of(position)
+
+    barrier.wait()
+    cached = cached_features(folder, DESCRIPTION, IDS, extract)
+    results.put((cached.ids, cached.lengths_U.tolist(), cached.frames_NF.tolist()))
+
+
+def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
+    folder, calls = tmp_path / "cache", tmp_path / "calls"
+    calls.mkdir()
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(4), context.SimpleQueue()
+    jobs = [context.Process(target=ask_together, args=(folder, calls, barrier, results)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(timeout=60)
+    assert [job.exitcode for job in jobs] == [0] * 4
+    assert sorted(path.name.split("-")[0] for path in calls.iterdir()) == ["0", "1", "2", "3"]
+    found = [results.get() for _ in jobs]
+    assert all(each == found[0] for each in found)
+    assert found[0][:2] == (IDS, [1, 2, 3, 4])
+    assert len(entries(folder)) == 1

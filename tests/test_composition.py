@@ -1,0 +1,122 @@
+"""Every file of conf/ composes, and what it composes can be built."""
+
+from itertools import product
+
+import pytest
+from composition import choices, composing, experiment
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+GROUPS = ["features", "augment", "encoder", "objective", "trainer", "action", "launcher", "experiment"]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as composed:
+        yield composed
+
+
+def test_the_groups_of_the_full_product_are_all_there():
+    assert {"fsdd", "digits_demo"} <= set(choices("dataset"))
+    assert set(choices("model")) == {"gru", "lstm", "lmu"}
+    assert "A" in choices("task")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "task"), list(product(choices("dataset"), choices("model"), choices("task")))
+)
+def test_dataset_model_and_task_compose_and_build(compose, tmp_path, dataset, model, task):
+    config = compose(f"dataset={dataset}", f"model={model}", f"task={task}", "trainer.device=cpu", "seed=3")
+    built = experiment(config, tmp_path)
+    layer = built.network.encoder.recurrent_layers[0]
+    assert layer.name == model
+    assert layer.hidden_size == config.model.hidden_size
+    assert built.dataset.name == dataset
+    assert built.dataset.split_seed == built.seed == 3
+    assert built.task.name == task
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_choice_of_the_other_groups_composes_and_resolves(compose, group):
+    for choice in choices(group):
+        config = compose(f"{group}={choice}")
+        OmegaConf.resolve(config[group] if config.get(group) is not None else OmegaConf.create())
+        if group != "experiment":
+            assert config.hydra.runtime.choices[group] == choice
+
+
+@pytest.mark.parametrize("features", choices("features"))
+@pytest.mark.parametrize("augment", choices("augment"))
+def test_features_and_augment_build_together(compose, tmp_path, features, augment):
+    built = experiment(compose(f"features={features}", f"augment={augment}", "trainer.device=cpu"), tmp_path)
+    assert built.extractor.num_features == built.network.encoder.input_size
+    assert built.augment is not None
+
+
+def test_what_the_user_types_wins(compose, tmp_path):
+    built = experiment(compose("model=lstm", "model.hidden_size=7", "model.bidirectional=true"), tmp_path)
+    layer = built.network.encoder.recurrent_layers[0]
+    assert (layer.hidden_size, layer.output_size) == (7, 14)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trainer.epochs=many", "trainer.epochs=many: expected a whole number, change trainer.epochs"),
+        ("trainer.epochs=0", "trainer.epochs=0: expected at least 1"),
+        ("trainer.lr=-1", "trainer.lr=-1: expected a number above 0"),
+        ("trainer.device=tpu", "trainer.device=tpu: expected one of auto, cpu, cuda"),
+        ("trainer.precision=fp64", "expected one of fp32, bf16, fp16"),
+        ("trainer.compile=2", "trainer.compile=2: expected true or false"),
+        ("trainer.patience=often", "expected a whole number or null"),
+        ("+trainer.momentum=1", "trainer.momentum is unknown"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_naming_the_key(compose, tmp_path, override, expected):
+    with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
+        experiment(compose(override), tmp_path).trainer
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part", "expected"),
+    [
+        (["dataset.split=fold"], "dataset", "expected one of official, random, speaker"),
+        (["dataset.test_speaker=theo"], "dataset", "add dataset.split=speaker"),
+        (["dataset.index_ranges=3"], "dataset", "expected a table"),
+        (["features.normalization=batch"], "normalizer", "features.normalization=batch"),
+        (["features.extractor.hop_s=1"], "extractor", "0 < hop <= window"),
+        (["encoder.num_layers=0"], "network", "encoder.num_layers=0: expected at least 1"),
+        (["model.hidden_size=big"], "network", "model.hidden_size=big"),
+        (["model.hidden_size=0"], "network", "model.hidden_size=0"),
+        (["model=lmu", "model.order=0"], "network", "model.order"),
+        (["model=lmu", "model.theta=-1"], "network", "model.theta"),
+        (["model=lmu", "model.memory_channels=0"], "network", "model.memory_channels"),
+        (["model=lmu", "model.algorithm=magic"], "network", "model.algorithm"),
+        (["objective.pooling=max"], "network", "expected one of last, mean"),
+    ],
+)
+def test_wrong_values_of_other_parts(compose, tmp_path, overrides, part, expected):
+    with pytest.raises(ValueError, match=expected):
+        getattr(experiment(compose(*overrides, "trainer.device=cpu"), tmp_path), part)
+
+
+@pytest.mark.parametrize("override", ["trainer.momentum=1", "modle=gru", "dataset.speed=2", "model=rnn"])
+def test_unknown_keys_and_choices_fail_in_composition(compose, override):
+    with pytest.raises(ConfigCompositionException):
+        compose(override)
+
+
+def test_the_help_page_names_every_choice_of_every_group(compose):
+    template = OmegaConf.to_container(compose().hydra.help, resolve=False)["template"]
+    for group in ["dataset", "model", "task", *GROUPS]:
+        line = next(line for line in template.splitlines() if line.startswith(f"{group} "))
+        for choice in choices(group):
+            assert choice in line, f"{group}={choice} is not in the help page"
+
+
+def test_the_config_hash_ignores_places_and_sees_everything_else(compose, tmp_path):
+    def digest(*overrides: str) -> str:
+        return experiment(compose(*overrides), tmp_path).config_hash()
+
+    assert digest() == digest("dataset.root=/elsewhere") == digest("cache_dir=/c") == digest("trainer.tensorboard=true")
+    assert len({digest(), digest("seed=1"), digest("trainer.lr=1"), digest("model=lmu"), digest("augment=none")}) == 5

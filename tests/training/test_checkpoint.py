@@ -1,0 +1,81 @@
+"""Checkpoints are whole or not there, and nothing in them is executed."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from speech_exp.training import checkpoint
+
+
+def test_a_saved_checkpoint_comes_back(tmp_path):
+    path = tmp_path / "new" / "best.pt"
+    content = {"format": checkpoint.FORMAT, "network": {"w": torch.randn(3)}, "config": {"a": [1, "b", None]}}
+    checkpoint.save(content, path)
+    loaded = checkpoint.load_deployable(str(path))
+    assert torch.equal(loaded["network"]["w"], content["network"]["w"])
+    assert loaded["config"] == content["config"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "best.pt"
+    checkpoint.save({"format": checkpoint.FORMAT, "old": 1}, path)
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"could not be written \(No space left on device\): free space"):
+        checkpoint.save({"format": checkpoint.FORMAT, "old": 2}, path)
+    assert checkpoint.load_deployable(str(path))["old"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["best.pt"]
+
+
+class Harm:
+    def __reduce__(self):
+        return (os.system, ("touch harmed",))
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pt").write_bytes(pickle.dumps(Harm()))
+    torch.save({"format": checkpoint.FORMAT, "x": Harm()}, tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            checkpoint.load_deployable(name)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not a file: expected a checkpoint_epoch_N_best.pt, change checkpoint"),
+        (b"", "not a readable checkpoint"),
+        (b"RIFF....WAVE", "not a readable checkpoint"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, content, message):
+    path = tmp_path / "x.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_deployable(str(path))
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "best.pt"
+    checkpoint.save({"format": checkpoint.FORMAT, "w": torch.randn(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoint.load_deployable(str(path))
+
+
+def test_a_training_state_is_not_a_deployable_model(tmp_path):
+    path = tmp_path / "checkpoint_epoch_3.pt"
+    checkpoint.save({"epoch": 3}, path)
+    with pytest.raises(ValueError, match="give the file that ends in _best.pt"):
+        checkpoint.load_deployable(str(path))
+    with pytest.raises(ValueError, match="set checkpoint="):
+        checkpoint.load_deployable(None)

@@ -1,0 +1,209 @@
+"""The training loop on made-up utterances whose label can be learned in seconds."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from speech_exp.data.batches import InMemoryUtterances
+from speech_exp.features.augment import SpecAugment
+from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.recurrent import GRU
+from speech_exp.objectives.classification import Classification
+from speech_exp.tasks.task import Task
+from speech_exp.training.runtime import choose_device, seed_everything, set_up
+from speech_exp.training.trainer import NonFiniteLossError, Trainer
+
+NAMES = ("a", "b", "c")
+PLAIN = {"time_masks": 0, "time_mask_share": 0.0, "feature_masks": 0, "feature_mask_width": 0}
+QUIET = {"gain_std": 0.0, "shift_std": 0.0, "noise_std": 0.0}
+
+
+def part(size: int, seed: int) -> InMemoryUtterances:
+    """Noise in which feature 0, 1 or 2 is raised: the class."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths_U = torch.randint(3, 9, (size,), generator=generator)
+    targets_U = torch.arange(size) % 3
+    frames_NF = torch.randn(int(lengths_U.sum()), 4, generator=generator)
+    owner_N = torch.repeat_interleave(torch.arange(size), lengths_U)
+    frames_NF[torch.arange(len(frames_NF)), targets_U[owner_N]] += 1.5
+    starts_U = lengths_U.cumsum(0) - lengths_U
+    ids = [f"u{number}" for number in range(size)]
+    return InMemoryUtterances(frames_NF, starts_U.unsqueeze(0), lengths_U.unsqueeze(0), targets_U, ids)
+
+
+def trainer(**changes) -> Trainer:
+    settings = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "weight_decay": 0.01, "schedule": "cosine"}
+    settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
+    settings |= {"compile": False, "deterministic": True, "tensorboard": False}
+    return Trainer(**(settings | changes))
+
+
+def train(folder, seed=0, task=None, augment=None, **changes):
+    """History and fit of one training from scratch."""
+    loop = trainer(**changes)
+    seed_everything(seed)
+    objective = Classification("mean", dropout=0.2, label_smoothing=0.1)
+    network = objective.network(CompactEncoder(4, lambda width: GRU(width, 8), True, 1, 0.0), 3)
+    parts = {"train": part(70, 0), "validation": part(30, 1)}
+    history = []
+    augment = augment or SpecAugment(**PLAIN, **QUIET)
+    fit = loop.fit(network, objective, task or Task(), augment, parts, NAMES, seed, folder, history.append)
+    return fit, history, network
+
+
+def without_times(history):
+    return [{key: row[key] for key in row if key not in ("seconds", "utterances_per_s")} for row in history]
+
+
+def test_it_learns_and_reports_each_epoch(tmp_path):
+    fit, history, _ = train(tmp_path, epochs=12)
+    assert [row["epoch"] for row in history] == list(range(1, 13))
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert fit.best_metrics["accuracy"] > 0.9
+    assert fit.best_metrics["accuracy"] == max(row["val_accuracy"] for row in history)
+    assert fit.epochs == 12
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
+    augment = {**PLAIN, **QUIET, "time_masks": 1, "time_mask_share": 0.3, "noise_std": 0.3}
+    runs = [train(tmp_path, seed, augment=SpecAugment(**augment)) for seed in (3, 3, 4)]
+    histories = [without_times(history) for _, history, _ in runs]
+    assert histories[0] == histories[1]
+    assert histories[0] != histories[2]
+    for one, other in zip(runs[0][0].best.parameters(), runs[1][0].best.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_best_network_is_that_of_the_best_epoch_not_the_last(tmp_path):
+    class Spoiled(Task):
+        def candidate(self, network, epoch):
+            """From epoch 3 on the weights that compete are zero."""
+            candidate = copy.deepcopy(network)
+            if epoch >= 3:
+                for parameter in candidate.parameters():
+                    parameter.data.zero_()
+            return candidate
+
+    fit, history, network = train(tmp_path, task=Spoiled(), epochs=4)
+    assert fit.best_epoch < 3
+    assert history[3]["val_accuracy"] == pytest.approx(1 / 3)
+    assert any(parameter.abs().sum() > 0 for parameter in fit.best.parameters())
+    assert fit.best is not network
+
+
+def test_epochs_that_do_not_compete_are_never_best(tmp_path):
+    class Late(Task):
+        def candidate(self, network, epoch):
+            return network if epoch == 2 else None
+
+    assert train(tmp_path, task=Late(), epochs=4)[0].best_epoch == 2
+
+
+def test_the_task_acts_after_every_step_and_epoch(tmp_path):
+    class Counting(Task):
+        def __init__(self):
+            self.steps, self.epochs = [], []
+
+        def after_step(self, network, step):
+            self.steps.append(step)
+
+        def after_epoch(self, network, epoch):
+            self.epochs.append(epoch)
+
+    task = Counting()
+    train(tmp_path, task=task, epochs=3)
+    assert task.steps == list(range(1, 3 * math.ceil(70 / 16) + 1))
+    assert task.epochs == [1, 2, 3]
+
+
+def test_early_stopping_waits_for_patience_and_for_the_task(tmp_path):
+    class Spoiled(Task):
+        """Nothing after epoch 1 is better; stopping is allowed from `allowed` on."""
+
+        allowed = 1
+
+        def candidate(self, network, epoch):
+            candidate = copy.deepcopy(network)
+            if epoch > 1:
+                for parameter in candidate.parameters():
+                    parameter.data.fill_(float(epoch))
+            return candidate
+
+        def may_stop_early(self, epoch):
+            return epoch >= self.allowed
+
+    assert train(tmp_path, task=Spoiled(), epochs=9, patience=2)[0].epochs == 3
+    late = Spoiled()
+    late.allowed = 6
+    assert train(tmp_path, task=late, epochs=9, patience=2)[0].epochs == 6
+    assert train(tmp_path, task=Spoiled(), epochs=5)[0].epochs == 5
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path):
+    parts = {"train": part(70, 0), "validation": part(30, 1)}
+    parts["train"].frames_NF[parts["train"].starts_WU[0, 5]] = float("nan")
+    objective = Classification("mean", 0.0, 0.0)
+    network = objective.network(CompactEncoder(4, lambda width: GRU(width, 8), False, 1, 0.0), 3)
+    loop = trainer(batch_size=70)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(NonFiniteLossError, match=r"the loss became nan at step 1 in a batch of 70 utterances .*trainer\.lr"):
+        loop.fit(network, objective, Task(), SpecAugment(**PLAIN, **QUIET), parts, NAMES, 0, tmp_path, lambda row: None)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    loop = trainer(warmup_share=0.25)
+    factors = [loop._lr_factor(step, 40) for step in range(41)]
+    assert factors[9] == factors[10] == 1.0
+    assert all(one < other for one, other in zip(factors[:9], factors[1:10], strict=True))
+    assert all(one > other for one, other in zip(factors[10:40], factors[11:41], strict=True))
+    assert factors[40] == pytest.approx(0.0, abs=1e-12)
+    assert {trainer(schedule="constant")._lr_factor(step, 40) for step in range(40)} == {1.0}
+
+
+def test_the_training_state_of_the_last_epoch_alone_is_kept(tmp_path):
+    _, _, network = train(tmp_path, epochs=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_epoch_3.pt"]
+    state = torch.load(tmp_path / "checkpoint_epoch_3.pt", weights_only=True)
+    assert state["epoch"] == 3
+    assert set(state["optimizer"]["state"]) == set(range(len(list(network.parameters()))))
+    for name, value in network.state_dict().items():
+        assert torch.equal(state["network"][name], value)
+
+
+def test_bf16_trains_on_the_cpu(tmp_path):
+    fit, _, _ = train(tmp_path, precision="bf16", epochs=8)
+    assert fit.best_metrics["accuracy"] > 0.8
+
+
+def test_wrong_devices_and_precisions_are_refused():
+    with pytest.raises(ValueError, match=r"trainer\.precision=fp16 needs a GPU, the device is cpu"):
+        set_up("cpu", "fp16", deterministic=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"trainer\.device=cuda, but torch finds no GPU here"):
+            choose_device("cuda")
+        assert choose_device("auto").type == "cpu"
+
+
+def test_determinism_is_switched_on_and_off():
+    set_up("cpu", "fp32", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    set_up("cpu", "fp32", deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+    assert torch.backends.cuda.matmul.allow_tf32
+    set_up("cpu", "fp32", deterministic=True)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_losses(tmp_path):
+    plain = train(tmp_path, epochs=2, seed=1)[1]
+    compiled = train(tmp_path, epochs=2, seed=1, compile=True)[1]
+    # Compiled kernels round differently; a few dozen steps keep the losses within float32 rounding times steps.
+    for one, other in zip(plain, compiled, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
