@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also without installation
-from speech_exp.models.linear_memory import LinearMemory  # noqa: E402
+from speech_exp.models.linear_memory import LinearMemory
 
 ALGORITHMS = ("fft", "chunked", "auto", "sequential")
 SLOW = "sequential"  # timed in few rounds
@@ -217,7 +217,7 @@ def markdown(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     where = f"{arguments.threads} CPU threads" if arguments.device == "cpu" else device_name("cuda")
     lines = [
         f"Memory of order {arguments.order} with {arguments.channels} channel(s), projected to H, "
-        f"forward and backward, batch {arguments.batch}, {arguments.dtype}, {where}; milliseconds, largest relative error, MiB.",
+        f"forward and backward, batch {arguments.batch}, {arguments.dtype}, {where}; times in milliseconds.",
         "",
         "| H | theta | T | fft | chunked | auto | sequential | final | fft / chunked | auto / best | all / final "
         "| largest error | MiB fft | MiB chunked | MiB auto | auto is |",

@@ -74,7 +74,7 @@ def test_what_the_user_types_wins(compose, tmp_path):
 )
 def test_a_wrong_value_is_one_sentence_naming_the_key(compose, tmp_path, override, expected):
     with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
-        experiment(compose(override), tmp_path).trainer
+        experiment(compose(override), tmp_path).build("trainer")
 
 
 @pytest.mark.parametrize(

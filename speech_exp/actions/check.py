@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -47,8 +46,6 @@ def _versions(_: Context) -> str:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             raise ValueError(f"{package} is not installed: pip install -e . in the project's folder") from None
-    if sys.version_info < (3, 10):
-        raise ValueError(f"Python {platform.python_version()} is too old: install Python 3.10 or newer")
     return f"Python {platform.python_version()}, {', '.join(found)}"
 
 
@@ -58,7 +55,9 @@ def _device(experiment: Context) -> str:
     runtime = experiment.trainer.runtime
     ones = torch.ones(8, 8, device=runtime.device)
     if not torch.equal(ones @ ones, 8 * ones):
-        raise ValueError(f"a matrix product on {runtime.device_name} is wrong: reinstall torch, or set trainer.device=cpu")
+        raise ValueError(
+            f"a matrix product on {runtime.device_name} is wrong: reinstall torch, or set trainer.device=cpu"
+        )
     gpus = torch.cuda.device_count()
     return f"{runtime.device_name} ({f'{gpus} GPU' if gpus else 'no GPU found, training runs on the CPU'})"
 
@@ -108,7 +107,8 @@ def _training(experiment: Context) -> str:
     features_BTF[torch.arange(32), :, targets_B] = 1.0
     batch = Batch(features_BTF, torch.full((32,), 16, device=device), targets_B, None, [])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    losses, started = [], time.perf_counter()
+    losses: list[float] = []
+    started = time.perf_counter()
     while time.perf_counter() - started < _SECONDS_OF_TRAINING or len(losses) < 2:
         loss = experiment.objective.loss(network.train(), batch)
         optimizer.zero_grad()
@@ -116,5 +116,7 @@ def _training(experiment: Context) -> str:
         optimizer.step()
         losses.append(loss.item())
     if not losses[-1] < losses[0]:
-        raise ValueError(f"the loss did not fall in {len(losses)} steps ({losses[0]:.3f} to {losses[-1]:.3f}): reinstall torch")
+        raise ValueError(
+            f"the loss did not fall in {len(losses)} steps ({losses[0]:.3f} to {losses[-1]:.3f}): reinstall torch"
+        )
     return f"{len(losses)} steps in {_SECONDS_OF_TRAINING:g} s, loss {losses[0]:.2f} to {losses[-1]:.2f}"

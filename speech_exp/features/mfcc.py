@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 
-
 _MAX_LEVEL = 1e9  # far above it the power in float32 is infinite
 
 

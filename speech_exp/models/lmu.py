@@ -30,10 +30,10 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class LMU(RecurrentLayer):
     """A layer whose memory keeps the last `theta` frames of `memory_channels` learned signals, `order` numbers each.
 
-    Parallel form (Chilkuri & Eliasmith 2021, eqs. 18-20), whose only recurrence is linear, so all frames are computed
+    Parallel form (Chilkuri & Eliasmith 2021), whose only recurrence is linear, so all frames are computed
     at once:
         u_t = f(U x_t + b_u),  m_t = A m_{t-1} + B u_t (each channel),  h_t = g(W_m m_t + W_x x_t + b_h).
-    Original form (`feedback`; Voelker, Kajic, Eliasmith 2019, eqs. 3-7), frame by frame and without biases:
+    Original form (`feedback`; Voelker, Kajic, Eliasmith 2019), frame by frame and without biases:
         u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1},  m_t = A m_{t-1} + B u_t,  h_t = g(W_x x_t + W_h h_{t-1} + W_m m_t).
 
     `theta` is in frames at this layer's input; `input_activation` is f, which the original form does not have;
@@ -85,7 +85,7 @@ class LMU(RecurrentLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Voelker et al. 2019, section 3: encoders LeCun uniform, e_m zero, kernels Xavier normal; biases zero.
+        """After Voelker et al. 2019: encoders LeCun uniform, e_m zero, kernels Xavier normal; biases zero.
 
         The Legendre memory scales itself: its numbers stay of the order of its signal's, so no further gain is needed.
         """

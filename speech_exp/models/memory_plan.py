@@ -1,10 +1,11 @@
 """Which way to compute a linear memory costs least, by count of operations.
 
 Counted are the multiply-accumulates of a training step: two products for the memory alone (forward and signal
-gradient), three with a weight in them (weight gradient too). The constants were measured on 2 CPU threads (EPYC,
-about 39 GMAC/s in float32; benchmarks/lmu.py compares the choice with every alternative). The Fourier transform is
-bound by memory traffic and the products by arithmetic; a GPU in float32 has about the CPU's ratio of the two and in
-bf16 a better one for products, so one rule serves both, with a launch weighing more there.
+gradient), three with a weight in them (weight gradient too). The cost of an FFT was measured on 2 CPU threads (EPYC,
+about 39 GMAC/s in float32); benchmarks/lmu.py compares the choice with every algorithm. The Fourier transform is bound
+by memory traffic and the products by arithmetic; a GPU in float32 should have about the CPU's ratio of the two and in
+bf16 a better one for products, so one rule is meant to serve both, with a launch weighing more there. That part is
+argued, not measured.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from functools import lru_cache
 from typing import Literal
 
 CHUNK_LENGTHS = (16, 64)  # frames; short chunks need less arithmetic, long ones fewer steps
-WINDOW_BLOCK = (
-    64  # frames that share one window length: shorter blocks skip more zeros, longer ones need fewer products
-)
+WINDOW_BLOCK = 64  # frames that share one window length: short blocks skip more zeros, long ones need fewer products
 
-FFT_COST = (
-    780.0  # multiply-accumulates a value of the memory, 10 ns; grows with log T only, so it serves 200 to 1600 frames
-)
-LAUNCH_COST = {"cpu": 3e5, "cuda": 2e8}  # one more small operation, forward and backward, about 8 us
+# Multiply-accumulates a value of the memory, 10 ns; it grows with log T only, so it serves 200 to 1600 frames.
+FFT_COST = 780.0
+# One more small operation, forward and backward: estimates of about 8 us, not measured.
+LAUNCH_COST = {"cpu": 3e5, "cuda": 2e8}
 
 
 @dataclass(frozen=True)

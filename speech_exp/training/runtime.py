@@ -55,9 +55,10 @@ def set_up(device: Device, precision: Precision, deterministic: bool) -> Runtime
         raise ValueError("trainer.precision=fp16 needs a GPU, the device is cpu: set trainer.precision=bf16 or fp32")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS before its first product
-    torch.use_deterministic_algorithms(deterministic)
+    # The other function of this purpose, use_deterministic_algorithms, imports torch's compiler, which takes a second.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # No kernel here reads memory before it is written; filling all of it with NaN first would cost a quarter of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = not deterministic
     torch.backends.cuda.matmul.allow_tf32 = not deterministic

@@ -135,7 +135,7 @@ def test_a_given_root_without_the_data_is_not_replaced_by_another(
     tiny_digits: Callable[..., Digits], tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPEECH_EXP_DATA", str(tiny_root.parent))  # holds tiny/recordings
-    with pytest.raises(ValueError, match="dataset=tiny was not found at .*typo"):
+    with pytest.raises(ValueError, match=r"dataset=tiny was not found at .*typo"):
         tiny_digits(root=str(tmp_path / "typo")).load()
 
 

@@ -59,6 +59,9 @@ def test_any_changed_added_or_removed_recording_changes_the_fingerprint(tmp_path
         fingerprint([replace(recordings[0], id="0_ann_7"), *recordings[1:]], contents),
         # the last byte of one content moved to the front of the next
         fingerprint(recordings, [contents[0][:-1], contents[0][-1:] + contents[1], contents[2]]),
+        # the second recording hidden in the first
+        fingerprint([recordings[0], recordings[2]], [contents[0] + b"0_ann_1:" + contents[1], contents[2]]),
+        fingerprint([recordings[0], recordings[2]], [contents[0] + b"0_ann_1:11:" + contents[1], contents[2]]),
     ]
     assert len(set(changed)) == len(changed)
 

@@ -144,7 +144,7 @@ def test_the_cache_follows_data_config_and_code_but_not_the_split(
     overwrite(recordings / "0_anna_0.wav", seed=1)
     assembled(tiny_digits().load(), folder)
     assert entries(folder) == 3
-    monkeypatch.setattr(assembly, "code_version", lambda *modules: "tomorrow's code")
+    monkeypatch.setattr(assembly, "code_version", lambda *_: "tomorrow's code")
     assembled(tiny_digits().load(), folder)
     assert entries(folder) == 4
 

@@ -111,7 +111,9 @@ def test_padding_stays_zero(lengths: list[int], seed: int) -> None:
 
 # Quarters of these lengths are whole frames.
 @given(
-    st.lists(st.integers(1, 25).map(lambda each: 4 * each), min_size=1, max_size=8), st.integers(1, 3), st.integers()
+    st.lists(st.integers(1, 25).map(lambda each: 4 * each), min_size=1, max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 1000),
 )
 def test_time_masks_keep_to_their_number_and_share_of_the_utterance(lengths: list[int], masks: int, seed: int) -> None:
     after = augmented(batch_of(lengths), seed, time_masks=masks, time_mask_share=0.25).features_BTF

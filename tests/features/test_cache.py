@@ -157,6 +157,19 @@ def test_a_full_disk_leaves_no_entry_and_is_one_sentence(tmp_path: Path, monkeyp
     assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
 
 
+def test_an_entry_appears_whole_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def rename(source: Path, target: Path) -> None:
+        seen.append((sorted(path.name for path in source.iterdir()), target.exists()))
+        replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(cache.os, "replace", rename)
+    assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
+    assert seen == [(["frames.npy", "index.json"], False)]
+
+
 def test_what_a_killed_build_left_behind_is_no_entry(tmp_path: Path) -> None:
     cached_features(tmp_path / "elsewhere", DESCRIPTION, IDS, features_of)
     (key,) = entries(tmp_path / "elsewhere")
@@ -173,7 +186,7 @@ def test_what_a_killed_build_left_behind_is_no_entry(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="the feature cache .* cannot be written") as caught:
+    with pytest.raises(ValueError, match=r"the feature cache .* cannot be written") as caught:
         cached_features(tmp_path / "file" / "cache", DESCRIPTION, IDS, features_of)
     expected = f"the feature cache {tmp_path / 'file' / 'cache'} cannot be written (Not a directory): set cache_dir to a folder that can"
     assert str(caught.value) == expected

@@ -43,10 +43,7 @@ def reference(layer: LMU, inputs_TD: torch.Tensor) -> torch.Tensor:
             u_C = layer.input_activation(u_C + p["signal_from_input.bias"])
         m_CM = torch.stack([A_MM @ m_M + B_M * u for m_M, u in zip(m_CM, u_C, strict=True)])
         a_H = p["hidden_from_memory.weight"] @ m_CM.flatten() + p["hidden_from_input.weight"] @ x_D
-        if layer.feedback:
-            a_H = a_H + p["hidden_from_hidden.weight"] @ h_H
-        else:
-            a_H = a_H + p["hidden_from_input.bias"]
+        a_H = a_H + p["hidden_from_hidden.weight"] @ h_H if layer.feedback else a_H + p["hidden_from_input.bias"]
         h_H = layer.activation(a_H)
         outputs.append(h_H)
     return torch.stack(outputs)

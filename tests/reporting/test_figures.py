@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-
 from speech_exp.reporting.figures import comparing, confusion, curves, features, flow, metrics, occlusion
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -148,8 +149,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path
     network = objective.network(CompactEncoder(4, lambda width: GRU(width, 8), False, 1, 0.0), 3)
     loop = trainer(batch_size=70)
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(NonFiniteLossError, match=r"the loss became nan at step 1 in a batch of 70 utterances .*trainer\.lr"):
-        loop.fit(network, objective, Task(), SpecAugment(**PLAIN, **QUIET), parts, NAMES, 0, tmp_path, lambda row: None)
+    with pytest.raises(
+        NonFiniteLossError, match=r"the loss became nan at step 1 in a batch of 70 utterances .*trainer\.lr"
+    ):
+        loop.fit(network, objective, Task(), SpecAugment(**PLAIN, **QUIET), parts, NAMES, 0, tmp_path, lambda _: None)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -158,8 +161,8 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     loop = trainer(warmup_share=0.25)
     factors = [loop._lr_factor(step, 40) for step in range(41)]
     assert factors[9] == factors[10] == 1.0
-    assert all(one < other for one, other in zip(factors[:9], factors[1:10], strict=True))
-    assert all(one > other for one, other in zip(factors[10:40], factors[11:41], strict=True))
+    assert all(one < other for one, other in pairwise(factors[:10]))
+    assert all(one > other for one, other in pairwise(factors[10:]))
     assert factors[40] == pytest.approx(0.0, abs=1e-12)
     assert {trainer(schedule="constant")._lr_factor(step, 40) for step in range(40)} == {1.0}
 

@@ -1,0 +1,200 @@
+"""Each action on the bundled recordings, through the composition root, in this process."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from composition import composing, experiment
+
+from speech_exp.data.digits import BUNDLED
+from speech_exp.reporting.results_schema import validate_results
+
+RECORDING = BUNDLED / "digits_demo" / "3_emil_0.flac"
+FIGURES = {"training_curves", "confusion_matrix", "metrics_table", "flowchart", "features", "occlusion"}
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as composed:
+        yield composed
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def act(compose, folder, cache, *overrides):
+    built = experiment(compose("dataset=digits_demo", "trainer.device=cpu", f"cache_dir={cache}", *overrides), folder)
+    # What the command line would hold: the places named here are not the user's words to a checkpoint.
+    built.overrides = tuple(override for override in overrides if not override.startswith("trainer="))
+    return built.build("action")(built)
+
+
+@pytest.fixture(scope="module", params=["gru", "lstm", "lmu"])
+def run(request, compose, cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    accuracy = act(compose, folder, cache, "trainer=debug", f"model={request.param}", "trainer.epochs=2", "seed=5")
+    results = json.loads((folder / "results.json").read_text())
+    assert accuracy == results["metrics"]["val"]["accuracy"]
+    return folder, results, request.param
+
+
+def best(folder):
+    (path,) = folder.glob("checkpoints/*_best.pt")
+    return path
+
+
+def test_train_leaves_every_file_of_a_run(run):
+    folder, results, model = run
+    validate_results(results)
+    assert (results["model"], results["task"], results["seed"], results["epochs"]) == (model, "A", 5, 2)
+    assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["seed"], record["dropped"]) == ("finished", 5, [])
+    assert len(record["data_fingerprint"]) == 64
+    with (folder / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint_epoch_2.pt", best(folder).name}
+    assert best(folder).name == f"checkpoint_epoch_{results['best_epoch']}_best.pt"
+
+
+def test_the_predictions_carry_the_reported_accuracy(run):
+    folder, results, _ = run
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["id"] for row in rows}) == len(rows) == 120
+    assert all(row["id"].startswith(row["reference"] + "_") for row in rows)
+    right = sum(row["reference"] == row["prediction"] for row in rows)
+    assert right / len(rows) == results["metrics"]["test"]["accuracy"]
+
+
+def test_sizes_are_counted_from_the_stored_weights(run):
+    folder, results, model = run
+    network = torch.load(best(folder), weights_only=True)["network"]
+    numbers = sum(value.numel() for value in network.values())
+    layer = sum(value.numel() for name, value in network.items() if ".layers.0" in name)
+    assert results["size"]["recurrent_layer_bytes"] == [4 * layer]
+    assert results["size"]["model_bytes"] == 4 * numbers
+    assert results["size"]["budget_bytes"] is None
+    if model == "gru":
+        assert layer == 2 * 3 * 64 * (20 + 64 + 2)
+
+
+def test_evaluate_gives_the_same_metrics_to_the_last_digit(run, compose, cache, tmp_path, capsys):
+    folder, results, _ = run
+    act(compose, tmp_path, cache, "action=evaluate", f"checkpoint={best(folder)}")
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["metrics"]["test"] == results["metrics"]["test"]
+    assert repr(results["metrics"]["test"]["loss"]) in capsys.readouterr().out
+
+
+def test_evaluate_refuses_what_would_be_another_experiment(run, compose, cache, tmp_path):
+    folder, _, _ = run
+    with pytest.raises(
+        ValueError, match=r"features=mfcc39 was typed, but action=evaluate takes it from the checkpoint"
+    ):
+        act(compose, tmp_path, cache, "action=evaluate", f"checkpoint={best(folder)}", "features=mfcc39")
+
+
+def test_evaluate_refuses_other_data(run, compose, cache, tmp_path):
+    folder, _, _ = run
+    content = torch.load(best(folder), weights_only=True)
+    torch.save({**content, "data_fingerprint": "0" * 64}, tmp_path / "moved_best.pt")
+    with pytest.raises(ValueError, match="was made from other data"):
+        act(compose, tmp_path, cache, "action=evaluate", f"checkpoint={tmp_path / 'moved_best.pt'}")
+
+
+def probabilities(line):
+    return np.array([float(cell) for cell in line.split("\t")[2:]])
+
+
+def test_predict_agrees_over_rates_channels_and_formats(run, compose, cache, tmp_path, capsys):
+    folder, _, _ = run
+    waveform_N, rate_hz = soundfile.read(RECORDING)
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    soundfile.write(sounds / "a.wav", waveform_N, rate_hz, subtype="FLOAT")
+    soundfile.write(sounds / "b_stereo.flac", np.stack([waveform_N, waveform_N], 1), rate_hz)
+    upsampled_N = np.interp(np.arange(2 * len(waveform_N)) / 2, np.arange(len(waveform_N)), waveform_N)
+    soundfile.write(sounds / "c_16kHz.wav", upsampled_N, 2 * rate_hz)
+    (sounds / "d_broken.wav").write_bytes(b"RIFF")
+    (sounds / "notes.txt").write_text("not audio")
+    act(compose, tmp_path, cache, "action=predict", f"checkpoint={best(folder)}", f"audio={sounds}")
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split("\t")[:3] == ["file", "label", "p(0)"]
+    rows = [line for line in lines if "\t" in line]
+    assert len(rows) == 3
+    for row in rows:
+        assert probabilities(row).sum() == pytest.approx(1.0, abs=1e-3)
+        assert row.split("\t")[1] == str(probabilities(row).argmax())
+    np.testing.assert_allclose(probabilities(rows[0]), probabilities(rows[1]), atol=1e-4)
+    # Linear interpolation bends the upper octave a little; the probabilities stay close.
+    np.testing.assert_allclose(probabilities(rows[0]), probabilities(rows[2]), atol=0.15)
+    assert any("d_broken.wav" in line and line.startswith("passed over") for line in lines)
+    assert not any("notes.txt" in line for line in lines)
+
+
+def test_predict_gives_the_probability_that_the_test_gave(run, compose, cache, tmp_path, capsys):
+    folder, _, _ = run
+    with (folder / "predictions.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["id"] == RECORDING.stem)
+    act(compose, tmp_path, cache, "action=predict", f"checkpoint={best(folder)}", f"audio={RECORDING}")
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split("\t")[1] == row["prediction"]
+    assert probabilities(line).max() == pytest.approx(float(row["score"]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["action=evaluate"], "set checkpoint="),
+        (["action=predict", "audio=x"], "audio=x does not exist"),
+        (["action=predict"], "set audio="),
+        (["action=compare"], "runs=None is not a folder"),
+        (["action=compare", "runs=/nowhere"], "runs=/nowhere is not a folder"),
+    ],
+)
+def test_missing_arguments_are_one_sentence(compose, cache, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        act(compose, tmp_path, cache, *overrides)
+
+
+def test_a_folder_without_audio_is_named(compose, cache, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no file ending in \.wav"):
+        act(compose, tmp_path, cache, "action=predict", f"audio={tmp_path}")
+
+
+def test_dry_run_prints_sizes_and_trains_nothing(compose, cache, tmp_path, capsys):
+    act(compose, tmp_path, cache, "dry_run=true", "model=lmu")
+    printed = capsys.readouterr().out
+    for words in ("parameters", "bytes a recurrent layer", "window", " ms (theta ", "batches an epoch", "15 of 64"):
+        assert words in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_verifies_and_fills_the_cache(compose, tmp_path, capsys):
+    act(compose, tmp_path, tmp_path / "cache", "action=prepare")
+    printed = capsys.readouterr().out
+    assert "1,200 of 6 speakers" in printed
+    assert "960 train, 120 validation, 120 test" in printed
+    assert list((tmp_path / "cache").glob("*/frames.npy"))
+
+
+def test_check_passes_here_and_names_what_is_missing(compose, cache, tmp_path, capsys):
+    act(compose, tmp_path, cache, "action=check")
+    assert capsys.readouterr().out.count("ok    ") == 6
+    with pytest.raises(ValueError, match="needs mending: data"):
+        act(compose, tmp_path, cache, "action=check", "dataset=fsdd", "dataset.root=/nowhere")
+    assert "MEND  data" in capsys.readouterr().out
+
+
+def test_an_unwritable_cache_is_named_by_check(compose, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="needs mending: feature cache"):
+        act(compose, tmp_path, tmp_path / "file" / "cache", "action=check")
+    assert "set cache_dir" in capsys.readouterr().out

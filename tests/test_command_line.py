@@ -1,0 +1,103 @@
+"""run.py as a user starts it: real processes, exit statuses, what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parents[1] / "run.py"
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, str(RUN), "dataset=digits_demo", "trainer.device=cpu", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, **options)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return f"cache_dir={tmp_path_factory.mktemp('cache')}"
+
+
+def test_a_wrong_value_is_one_line_without_a_trace(tmp_path, cache):
+    status, _, err = finish(start("trainer.epochs=many", cache, cwd=tmp_path))
+    assert status == 1
+    assert "error: trainer.epochs=many: expected a whole number, change trainer.epochs" in err
+    assert "Traceback" not in err
+
+
+def test_help_lists_the_groups(tmp_path):
+    status, out, _ = finish(start("--help", cwd=tmp_path))
+    assert status == 0
+    assert "model       recurrent layer             gru | lstm | lmu" in out
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_in_a_comparison_that_compare_makes_again(tmp_path, cache):
+    sweep = tmp_path / "sweep"
+    status, out, err = finish(
+        start("-m", "model=gru,lstm", "seed=0,1", "trainer=debug", cache, f"hydra.sweep.dir={sweep}", cwd=tmp_path)
+    )
+    assert status == 0, err
+    names = {path.name for path in sweep.iterdir() if path.is_dir()}
+    expected = {
+        f"dataset=digits_demo,trainer.device=cpu,model={m},seed={s},trainer=debug"
+        for m in ("gru", "lstm")
+        for s in (0, 1)
+    }
+    assert names == expected
+    markdown, table = (sweep / "comparison.md").read_bytes(), (sweep / "comparison.csv").read_bytes()
+    assert b"| gru | lstm |" in markdown
+    assert "the whole comparison" in out
+    assert len(list(sweep.glob("comparison_*.png"))) == 4
+    for path in sweep.glob("comparison*"):
+        path.unlink()
+    status, _, err = finish(start("action=compare", f"runs={sweep}", cwd=tmp_path))
+    assert status == 0, err
+    assert (sweep / "comparison.md").read_bytes() == markdown
+    assert (sweep / "comparison.csv").read_bytes() == table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_leaves_a_readable_run_folder(tmp_path, cache):
+    run = tmp_path / "run"
+    process = start("trainer.epochs=500", cache, f"hydra.run.dir={run}", cwd=tmp_path)
+    history = run / "history.csv"
+    deadline = time.monotonic() + 300
+    while not (history.exists() and len(history.read_text().splitlines()) > 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status == 130
+    assert "stopped by the user" in err
+    assert "Traceback" not in err
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    header, *rows = history.read_text().splitlines()
+    assert all(len(row.split(",")) == len(header.split(",")) for row in rows)
+    assert not (run / "results.json").exists()
+    epochs = [int(path.stem.rpartition("_")[2]) for path in (run / "checkpoints").glob("checkpoint_epoch_*.pt")]
+    assert epochs == [len(rows)] or epochs == [len(rows) - 1]
+
+
+@pytest.mark.slow
+def test_the_same_command_twice_gives_the_same_numbers(tmp_path, cache):
+    found = []
+    for name in ("one", "two"):
+        run = tmp_path / name
+        status, _, err = finish(start("trainer=debug", "seed=7", cache, f"hydra.run.dir={run}", cwd=tmp_path))
+        assert status == 0, err
+        found.append(json.loads((run / "results.json").read_text())["metrics"])
+    assert found[0] == found[1]
