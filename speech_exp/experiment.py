@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from speech_exp.data.digits import Digits, LoadedDigits
     from speech_exp.features.assembly import Features
     from speech_exp.features.augment import SpecAugment
+    from speech_exp.features.distortion import Variants
     from speech_exp.features.mfcc import FeatureExtractor
     from speech_exp.features.normalization import Normalizer
     from speech_exp.objectives.classification import Classification, ClassificationNetwork
@@ -78,6 +79,7 @@ class Experiment:
         self.config, self.choices, self.folder = config, choices, folder
         self.overrides: tuple[str, ...] = ()
         self.features_seconds = 0.0
+        self.trains = True
 
     def build(self, key: str, **given: Any) -> Any:
         """Object of the config node `key`; `given` are the arguments that the config cannot hold."""
@@ -124,7 +126,12 @@ class Experiment:
 
     @cached_property
     def augment(self) -> SpecAugment:
-        return self.build("augment")
+        return self.build("augment.batch")
+
+    @property
+    def variants(self) -> Variants | None:
+        """What the training features hold beside the recordings themselves; None where nothing is trained."""
+        return self.build("augment.variants") if self.trains and self.config.augment.variants else None
 
     @cached_property
     def task(self) -> Task:
@@ -153,15 +160,13 @@ class Experiment:
         """Normalised features of all parts on the trainer's device; recordings dropped for bad audio are named."""
         from speech_exp.features.assembly import assemble
 
-        device = self.trainer.runtime.device
+        device, variants = self.trainer.runtime.device, self.variants
+        description = {"extractor": self._description("features.extractor")}
+        if variants:
+            description["variants"] = self._description("augment.variants")
         started = time.perf_counter()
         features = assemble(
-            self.loaded,
-            self.extractor,
-            self._description("features.extractor"),
-            self.normalizer,
-            self.cache_folder,
-            device,
+            self.loaded, self.extractor, description, self.normalizer, self.cache_folder, device, variants
         )
         self.features_seconds = time.perf_counter() - started
         return features
@@ -207,6 +212,7 @@ class Experiment:
                     f"(only {', '.join(_LOCATION_KEYS)} may be set)"
                 )
         original = Experiment(config, content["choices"], self.folder)
+        original.trains = False
         original.normalizer.load(content["statistics"])
         original.network.load_state_dict(content["network"])
         return original

@@ -67,6 +67,7 @@ def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
             "split_seed": 0,
             "test_speaker": None,
             "validation_speaker": None,
+            "synthetic_voices": 0,
             "download": None,
         }
         return Digits(**{**arguments, **changes})

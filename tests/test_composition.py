@@ -92,7 +92,7 @@ def test_a_wrong_value_is_one_sentence_naming_the_key(compose, tmp_path, overrid
         (["model=lmu", "model.theta=-1"], "network", "model.theta"),
         (["model=lmu", "model.memory_channels=0"], "network", "model.memory_channels"),
         (["model=lmu", "model.algorithm=magic"], "network", "model.algorithm"),
-        (["objective.pooling=max"], "network", "expected one of last, mean"),
+        (["objective.pooling=max"], "network", "expected one of last, mean, attention"),
     ],
 )
 def test_wrong_values_of_other_parts(compose, tmp_path, overrides, part, expected):

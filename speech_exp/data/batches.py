@@ -71,3 +71,14 @@ class InMemoryUtterances:
         index_BT = (starts_B.unsqueeze(1) + frames_T).where(valid_BT, 0)
         features_BTF = self.frames_NF[index_BT] * valid_BT.unsqueeze(-1)
         return Batch(features_BTF, lengths_B, self.targets_U[chosen_B.to(device)], None, ids)
+
+
+def joined(one: InMemoryUtterances, other: InMemoryUtterances) -> InMemoryUtterances:
+    """The utterances of both, which have as many variants and lie on the same device."""
+    return InMemoryUtterances(
+        torch.cat([one.frames_NF, other.frames_NF]),
+        torch.cat([one.starts_WU, other.starts_WU + len(one.frames_NF)], dim=1),
+        torch.cat([one.lengths_WU, other.lengths_WU], dim=1),
+        torch.cat([one.targets_U, other.targets_U]),
+        one.ids + other.ids,
+    )

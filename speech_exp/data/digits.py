@@ -28,6 +28,7 @@ class LoadedDigits:
     dropped: list[Dropped]
     fingerprint: str
     sample_rate_hz: int
+    synthetic_voices: int = 0
 
     def waveform(self, position: int) -> np.ndarray:
         """Waveform (N,) float32 of recording `position`; `AudioError` where the file is bad."""
@@ -44,6 +45,7 @@ class Digits:
         index_ranges: first and last index of each part of the official split.
         shares: test and validation share of the random split.
         split_seed: seed of the random split.
+        synthetic_voices: random voices that join the training part, where the augmentation makes variants.
         download: archive that `action=prepare` fetches, or None.
     """
 
@@ -62,12 +64,14 @@ class Digits:
         split_seed: int,
         test_speaker: str | None,
         validation_speaker: str | None,
+        synthetic_voices: int,
         download: Archive | None,
     ) -> None:
         self.name, self.bundled, self.folder, self.sample_rate_hz = name, bundled, folder, sample_rate_hz
         self.root = str(BUNDLED) if bundled and root is None else root
         self.split, self.index_ranges, self.shares, self.split_seed = split, index_ranges, shares, split_seed
         self.test_speaker, self.validation_speaker, self.download = test_speaker, validation_speaker, download
+        self.synthetic_voices = synthetic_voices
         if split != "speaker" and (test_speaker is not None or validation_speaker is not None):
             raise ValueError(
                 f"dataset.split={split} takes no test or validation speaker, got dataset.test_speaker={test_speaker} "
@@ -91,7 +95,13 @@ class Digits:
                     f"change dataset.split or dataset.root"
                 )
         return LoadedDigits(
-            recordings, contents, parts, dropped, fingerprint(recordings, contents), self.sample_rate_hz
+            recordings,
+            contents,
+            parts,
+            dropped,
+            fingerprint(recordings, contents),
+            self.sample_rate_hz,
+            self.synthetic_voices,
         )
 
     def prepare(self) -> Path:

@@ -54,7 +54,7 @@ class SpecAugment:
         if self.noise_std:
             features_BTF = features_BTF + self.noise_std * self._normal(features_BTF, size_B, frames, size_F)
         if self.time_masks:
-            longest_B = lengths_B * self.time_mask_share
+            longest_B = (lengths_B * self.time_mask_share).floor()
             masked_BT = self._masked(self.time_masks, longest_B, lengths_B, frames)
             features_BTF = features_BTF.masked_fill(masked_BT.unsqueeze(-1), 0.0)
         if self.feature_masks:

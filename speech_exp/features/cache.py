@@ -45,6 +45,7 @@ def cached_features(
     description: dict[str, Any],
     ids: Sequence[str],
     extract: Callable[[int], np.ndarray],
+    title: str = "features",
 ) -> CachedFeatures:
     """Entry of the cache `folder` for `description`, built by `extract(position) -> (T, F)` where it is missing.
 
@@ -57,7 +58,7 @@ def cached_features(
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(str(entry) + ".lock"):
                 if not (entry / "index.json").exists():
-                    _build(entry, description, ids, extract)
+                    _build(entry, description, ids, extract, title)
         except OSError as error:
             raise ValueError(
                 f"the feature cache {folder} cannot be written ({error.strerror}): set cache_dir to a folder that can"
@@ -65,10 +66,12 @@ def cached_features(
     return _open(entry)
 
 
-def _build(entry: Path, description: dict[str, Any], ids: Sequence[str], extract: Callable[[int], np.ndarray]) -> None:
+def _build(
+    entry: Path, description: dict[str, Any], ids: Sequence[str], extract: Callable[[int], np.ndarray], title: str
+) -> None:
     features: list[np.ndarray | None] = []
     dropped = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("features", len(ids)) as bar:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(title, len(ids)) as bar:
         for recording_id, outcome in zip(
             ids, pool.map(lambda position: _attempt(extract, position), range(len(ids))), strict=True
         ):

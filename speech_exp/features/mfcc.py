@@ -1,7 +1,8 @@
 """Mel-frequency cepstral coefficients of one waveform.
 
-Both extractors share framing: a Hann window of `window_s` every `hop_s`, frames centred on their times, so N samples give
-1 + N // hop frames. Shape letters: N samples, T frames, F features.
+All extractors share framing: a Hann window of `window_s` every `hop_s`, frames centred on their times, so N samples give
+1 + N // hop frames. Shape letters: N samples, T frames, K frequency bins, M mel bands,
+F features.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class FeatureExtractor(ABC):
     """Turns a waveform into features; `feature_names` label them in figures."""
 
     feature_names: list[str]
+    pad_mode: str  # how the waveform is continued for the frames at its ends
 
     def __init__(self, sample_rate_hz: int, window_s: float, hop_s: float, n_fft: int) -> None:
         self.sample_rate_hz, self.hop_s, self.n_fft = sample_rate_hz, hop_s, n_fft
@@ -45,15 +47,27 @@ class FeatureExtractor(ABC):
                 f"the waveform reaches {loudest:g}, which no microphone gives: expected at most {_MAX_LEVEL:g}, "
                 f"where 1 is full scale, replace or remove the recording"
             )
+        return self.from_power(self.power(waveform_N, self.hop))
+
+    def power(self, waveform_N: np.ndarray, hop: int) -> np.ndarray:
+        """Power spectrogram (T, K) with a frame every `hop` samples."""
         missing = max(0, max(self.window, self.n_fft // 2) + 1 - len(waveform_N))
-        return self._extract(np.pad(waveform_N, (0, missing)).astype(np.float32))
+        padded_N = torch.from_numpy(np.pad(waveform_N, (0, missing)).astype(np.float32))
+        window = torch.hann_window(self.window)
+        spectrum_KT = torch.stft(
+            padded_N, self.n_fft, hop, self.window, window, pad_mode=self.pad_mode, return_complex=True
+        )
+        return spectrum_KT.abs().square().T.contiguous().numpy()
 
     @abstractmethod
-    def _extract(self, waveform_N: np.ndarray) -> np.ndarray: ...
+    def from_power(self, power_TK: np.ndarray) -> np.ndarray:
+        """Features (T, F) float32 of a power spectrogram."""
 
 
 class TorchMfcc(FeatureExtractor):
     """torchaudio's MFCC: mel power in decibel (HTK mel scale), orthonormal DCT-II."""
+
+    pad_mode = "reflect"
 
     def __init__(
         self, sample_rate_hz: int, window_s: float, hop_s: float, n_fft: int, n_mels: int, n_mfcc: int
@@ -68,13 +82,16 @@ class TorchMfcc(FeatureExtractor):
             melkwargs={"n_fft": n_fft, "win_length": self.window, "hop_length": self.hop, "n_mels": n_mels},
         )
 
-    def _extract(self, waveform_N: np.ndarray) -> np.ndarray:
+    def from_power(self, power_TK: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.transform(torch.from_numpy(waveform_N)).T.contiguous().numpy()
+            mel_MT = self.transform.MelSpectrogram.mel_scale(torch.from_numpy(power_TK).T)
+            return (self.transform.amplitude_to_DB(mel_MT).T @ self.transform.dct_mat).numpy()
 
 
 class LibrosaMfcc(FeatureExtractor):
     """librosa's MFCC (Slaney mel scale) with first and second differences over time."""
+
+    pad_mode = "constant"
 
     def __init__(
         self,
@@ -90,20 +107,48 @@ class LibrosaMfcc(FeatureExtractor):
         self.n_mels, self.n_mfcc, self.delta_window = n_mels, n_mfcc, delta_window
         self.feature_names = [f"{prefix}c{number}" for prefix in ("", "Δ", "ΔΔ") for number in range(n_mfcc)]
 
-    def _extract(self, waveform_N: np.ndarray) -> np.ndarray:
+    def from_power(self, power_TK: np.ndarray) -> np.ndarray:
         import librosa
 
-        coefficients_FT = librosa.feature.mfcc(
-            y=waveform_N,
-            sr=self.sample_rate_hz,
-            n_mfcc=self.n_mfcc,
-            n_fft=self.n_fft,
-            win_length=self.window,
-            hop_length=self.hop,
-            n_mels=self.n_mels,
-        )
+        mel_MT = librosa.feature.melspectrogram(S=power_TK.T, sr=self.sample_rate_hz, n_mels=self.n_mels)
+        coefficients_FT = librosa.feature.mfcc(S=librosa.power_to_db(mel_MT), n_mfcc=self.n_mfcc)
         frames = coefficients_FT.shape[1]
         # The slope is fitted over delta_window frames; a shorter recording holds its last frame until there are enough.
         padded_FT = np.pad(coefficients_FT, ((0, 0), (0, max(0, self.delta_window - frames))), mode="edge")
         deltas = [librosa.feature.delta(padded_FT, width=self.delta_window, order=order) for order in (1, 2)]
         return np.concatenate([padded_FT, *deltas])[:, :frames].T.astype(np.float32, order="C")
+
+
+class DynamicRangeMfcc(FeatureExtractor):
+    """MFCC of what stands out of the loudest frame: all that lies more than `range_db` below it counts as silence.
+
+    Noise floors and the level of a recording then hardly differ between speakers and microphones.
+    """
+
+    pad_mode = "reflect"
+
+    def __init__(
+        self,
+        sample_rate_hz: int,
+        window_s: float,
+        hop_s: float,
+        n_fft: int,
+        n_mels: int,
+        n_mfcc: int,
+        f_min_hz: float,
+        f_max_hz: float,
+        range_db: float,
+    ) -> None:
+        super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
+        from torchaudio.functional import create_dct, melscale_fbanks
+
+        self.feature_names = [f"c{number}" for number in range(n_mfcc)]
+        bank_KM = melscale_fbanks(n_fft // 2 + 1, f_min_hz, f_max_hz, n_mels, sample_rate_hz)
+        self.bank_KM = (bank_KM / bank_KM.sum(0)).numpy()
+        self.dct_MF = create_dct(n_mfcc, n_mels, "ortho").numpy()
+        self.floor = 10 ** (-range_db / 10) / n_mels
+
+    def from_power(self, power_TK: np.ndarray) -> np.ndarray:
+        mel_TM = power_TK @ self.bank_KM
+        loudest = max(float(mel_TM.sum(1).max()), float(np.finfo(np.float32).tiny))  # of silence the logarithm stays finite
+        return (np.log(mel_TM + self.floor * loudest) @ self.dct_MF).astype(np.float32)

@@ -36,7 +36,7 @@ class LMU(RecurrentLayer):
     Original form (`feedback`; Voelker, Kajic, Eliasmith 2019), frame by frame and without biases:
         u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1},  m_t = A m_{t-1} + B u_t,  h_t = g(W_x x_t + W_h h_{t-1} + W_m m_t).
 
-    `theta` is in frames at this layer's input; `input_activation` is f, which the original form does not have;
+    `theta` is in frames at this layer's input; `input_activation` is f, which the original form does not have and passes over;
     `activation` is g.
     """
 
@@ -64,11 +64,6 @@ class LMU(RecurrentLayer):
                 raise ValueError(
                     f"unknown {key} {value!r}, expected one of {', '.join(ACTIVATIONS)}: change model.{key}"
                 )
-        if feedback and input_activation != "linear":
-            raise ValueError(
-                f"the LMU with feedback writes its signal to the memory as it is, but input_activation is "
-                f"{input_activation!r}: set model.input_activation=linear or model.feedback=false"
-            )
         self.memory_channels = memory_channels
         self.feedback = feedback
         self.input_activation = ACTIVATIONS[input_activation]

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from speech_exp.data.batches import Batch
 from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.layer import State
 
-Pooling = Literal["last", "mean"]
+Pooling = Literal["last", "mean", "attention"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class Evaluation:
 
 
 class ClassificationNetwork(nn.Module):
-    """Encoder, pooling (`last` frame or `mean` over the valid frames), dropout, linear layer: logits (B, V)."""
+    """Encoder, pooling over time, dropout, linear layer: logits (B, V).
+
+    Pooling takes the `last` frame, the `mean` of the valid frames, or their mean weighted by a softmax of a learned score
+    of each (`attention`; Lin et al. 2017 with one head).
+    """
 
     def __init__(self, encoder: CompactEncoder, num_classes: int, pooling: Pooling, dropout: float) -> None:
         super().__init__()
@@ -38,6 +43,7 @@ class ClassificationNetwork(nn.Module):
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(encoder.output_size, num_classes)
+        self.score = nn.Linear(encoder.output_size, 1) if pooling == "attention" else None
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         if self.pooling == "last":
@@ -45,22 +51,29 @@ class ClassificationNetwork(nn.Module):
         else:
             states_BTH, lengths_B = self.encoder(features_BTF, lengths_B)
             valid_BT = torch.arange(states_BTH.shape[1], device=states_BTH.device) < lengths_B.unsqueeze(1)
-            summed_BH = torch.einsum("bth,bt->bh", states_BTH, valid_BT.to(states_BTH.dtype))
-            pooled_BH = summed_BH / lengths_B.unsqueeze(1)
+            if self.score is None:
+                weights_BT = valid_BT.to(states_BTH.dtype) / lengths_B.unsqueeze(1)
+            else:
+                weights_BT = self.score(states_BTH).squeeze(-1).masked_fill(~valid_BT, -torch.inf).softmax(1)
+            pooled_BH = torch.einsum("bth,bt->bh", states_BTH, weights_BT.to(states_BTH.dtype))
         return self.output(self.dropout(pooled_BH))
 
     def stream(self, frames_TBF: Iterable[torch.Tensor]) -> torch.Tensor:
         """Logits (B, V) of frames (B, F) given one at a time, holding nothing but the recurrent state."""
-        states, pooled_BH, count = None, None, 0
+        states: list[State] = []
         for features_BF in frames_TBF:
-            if states is None:
+            if not states:
                 states = self.encoder.initial_state(len(features_BF), features_BF)
+                pooled_BH = features_BF.new_zeros(len(features_BF), self.encoder.output_size)
+                weight_B1 = features_BF.new_zeros(len(features_BF), 1)
             output_BH, states = self.encoder.step(features_BF, states)
-            count += 1
-            pooled_BH = output_BH if self.pooling == "last" or pooled_BH is None else pooled_BH + output_BH
-        if pooled_BH is None:
+            # Running weighted mean: `last` forgets what was, the others share out by weight.
+            new_B1 = torch.ones_like(weight_B1) if self.score is None else self.score(output_BH).exp()
+            weight_B1 = new_B1 if self.pooling == "last" else weight_B1 + new_B1
+            pooled_BH = pooled_BH + (output_BH - pooled_BH) * (new_B1 / weight_B1)
+        if not states:
             raise ValueError("streaming got no frame: expected at least one")
-        return self.output(self.dropout(pooled_BH / (1 if self.pooling == "last" else count)))
+        return self.output(self.dropout(pooled_BH))
 
 
 class Classification:

@@ -124,7 +124,6 @@ def test_time_masks_keep_to_their_number_and_share_of_the_utterance(lengths: lis
         assert masked_T.sum() <= masks * 0.25 * length
 
 
-@pytest.mark.xfail(strict=True, reason="floor(u * (longest + 1)) with a fractional longest: floor it first")
 def test_a_time_mask_is_never_longer_than_its_share_of_the_utterance() -> None:
     after = augmented(batch_of([30] * 2000), time_masks=1, time_mask_share=0.15).features_BTF  # 4.5 frames
     assert (after[:, :, 0] == 0).sum(1).max() == 4
@@ -152,6 +151,16 @@ def test_masks_take_every_length_and_reach_every_place() -> None:
     assert ((counts - rows / 6).abs() < 120).all()
     assert masked_BT.any(0).all()
     assert len({tuple(row.tolist()) for row in masked_BT[:50]}) > 20  # utterances of one batch are masked apart
+
+
+def test_feature_masks_take_every_width_and_reach_every_feature_of_short_utterances_too() -> None:
+    after = augmented(batch_of([3] * 4000, 20), feature_masks=1, feature_mask_width=4).features_BTF
+    masked_BF = after[:, 0] == 0
+    counts = torch.bincount(masked_BF.sum(1))
+    assert len(counts) == 5  # 0 to 4 of 20 features
+    # 800 of each expected, deviation sqrt(4000 / 5 * 4 / 5) = 25; 5 deviations
+    assert ((counts - 800).abs() < 126).all()
+    assert masked_BF.any(0).all()
 
 
 def test_a_mask_wider_than_the_features_is_no_error() -> None:

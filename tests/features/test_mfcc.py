@@ -117,7 +117,8 @@ def test_mfcc39_begins_with_librosas_coefficients() -> None:
     expected_FT = librosa.feature.mfcc(
         y=waveform_N, sr=RATE_HZ, n_mfcc=13, n_fft=WINDOW, win_length=WINDOW, hop_length=HOP, n_mels=MELS
     )
-    np.testing.assert_array_equal(mfcc39()(waveform_N)[:, :13], expected_FT.T)
+    # torch and librosa round the spectrum differently, by 1e-7 of values up to about 100 dB.
+    np.testing.assert_allclose(mfcc39()(waveform_N)[:, :13], expected_FT.T, atol=TOLERANCE_DB)
 
 
 def test_mfcc39_has_the_same_framing_and_spectra_as_mfcc20() -> None:

@@ -151,10 +151,6 @@ def test_size_counts_what_the_module_holds(feedback: bool) -> None:
             {"activation": "gelu"},
             r"unknown activation 'gelu', expected one of linear, relu, tanh: change model\.activation",
         ),
-        (
-            {"feedback": True, "input_activation": "tanh"},
-            r"'tanh': set model\.input_activation=linear or model\.feedback=false",
-        ),
     ],
 )
 def test_refuses_what_has_no_meaning(options: dict, message: str) -> None:

@@ -19,7 +19,7 @@ def network(pooling: str, bidirectional: bool = False) -> ClassificationNetwork:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
 def test_padding_never_changes_logits(pooling, bidirectional):
     model = network(pooling, bidirectional)
     features_BTF, lengths_B = torch.randn(3, 8, 4, dtype=torch.float64), torch.tensor([8, 2, 5])
@@ -29,7 +29,7 @@ def test_padding_never_changes_logits(pooling, bidirectional):
         torch.testing.assert_close(logits_BV[number], alone_1V[0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
 def test_streaming_gives_the_same_logits(pooling):
     model = network(pooling)
     features_BTF = torch.randn(2, 6, 4, dtype=torch.float64)
