@@ -150,5 +150,7 @@ class DynamicRangeMfcc(FeatureExtractor):
 
     def from_power(self, power_TK: np.ndarray) -> np.ndarray:
         mel_TM = power_TK @ self.bank_KM
-        loudest = max(float(mel_TM.sum(1).max()), float(np.finfo(np.float32).tiny))  # of silence the logarithm stays finite
+        loudest = max(
+            float(mel_TM.sum(1).max()), float(np.finfo(np.float32).tiny)
+        )  # of silence the logarithm stays finite
         return (np.log(mel_TM + self.floor * loudest) @ self.dct_MF).astype(np.float32)

@@ -15,20 +15,50 @@ from speech_exp.models.layer import Bidirectional, RecurrentLayer, State
 Cell = Callable[[int], RecurrentLayer]  # input size -> one layer of one direction
 
 
+class ConvolutionFront(nn.Module):
+    """A convolution over `width` neighbouring frames, batch normalisation over the valid frames, ReLU."""
+
+    def __init__(self, input_size: int, channels: int, width: int) -> None:
+        super().__init__()
+        if width % 2 == 0:
+            raise ValueError(
+                f"encoder.front_width={width}: expected an odd number of frames, change encoder.front_width"
+            )
+        self.convolution = nn.Conv1d(input_size, channels, width, padding=width // 2, bias=False)
+        self.normalization = nn.BatchNorm1d(channels)
+
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        valid_BT = torch.arange(features_BTF.shape[1], device=lengths_B.device) < lengths_B.unsqueeze(1)
+        silenced_BFT = (features_BTF * valid_BT.unsqueeze(-1)).transpose(1, 2)
+        filtered_BTC = self.convolution(silenced_BFT).transpose(1, 2)
+        normalized_NC = self.normalization(filtered_BTC[valid_BT])
+        return torch.zeros_like(filtered_BTC).masked_scatter(valid_BT.unsqueeze(-1), normalized_NC.relu())
+
+
 class CompactEncoder(nn.Module):
     """Recurrent layers one after the other, dropout between them: the encoder of devices with a few kilobytes.
 
-    `encoder(features_BTF, lengths_B) -> (states_BTH, lengths_B)`; states behind an utterance's length are unspecified.
+    With `front_channels` above 0 a `ConvolutionFront` stands before them. `encoder(features_BTF, lengths_B) -> (states_BTH, lengths_B)`; states behind an utterance's length are unspecified.
     """
 
-    def __init__(self, input_size: int, cell: Cell, bidirectional: bool, num_layers: int, dropout: float) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        cell: Cell,
+        bidirectional: bool,
+        num_layers: int,
+        dropout: float,
+        front_channels: int = 0,
+        front_width: int = 5,
+    ) -> None:
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"encoder.num_layers={num_layers}: expected at least 1, change encoder.num_layers")
         self.input_size = input_size
+        self.front = ConvolutionFront(input_size, front_channels, front_width) if front_channels else None
         layers: list[RecurrentLayer] = []
         for _ in range(num_layers):
-            width = layers[-1].output_size if layers else input_size
+            width = layers[-1].output_size if layers else front_channels or input_size
             layers.append(Bidirectional(cell(width), cell(width)) if bidirectional else cell(width))
         self.layers = nn.ModuleList(layers)
         self.dropout = nn.Dropout(dropout)
@@ -50,6 +80,8 @@ class CompactEncoder(nn.Module):
         return self.recurrent_layers[-1].final(self._below_last(features_BTF, lengths_B), lengths_B)
 
     def initial_state(self, batch_size: int, like: torch.Tensor) -> list[State]:
+        if self.front is not None:
+            raise ValueError("a convolution front looks ahead and cannot stream: set encoder.front_channels=0")
         return [layer.initial_state(batch_size, like) for layer in self.recurrent_layers]
 
     def step(self, features_BF: torch.Tensor, states: list[State]) -> tuple[torch.Tensor, list[State]]:
@@ -67,7 +99,7 @@ class CompactEncoder(nn.Module):
         return sum(known) if known else None
 
     def _below_last(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        states_BTH = features_BTF
+        states_BTH = features_BTF if self.front is None else self.front(features_BTF, lengths_B)
         for layer in self.layers[:-1]:
             states_BTH = self.dropout(layer(states_BTH, lengths_B))
         return states_BTH

@@ -86,6 +86,10 @@ def draw_flowchart(
         Box("Features", [facts["features"], f"{network.encoder.input_size} a frame", f"hop {1000 * hop_s:g} ms", f"{facts['normalization']} normalisation"], "features"),
         Box("Augmentation", [facts["augment"], "training only"], "augment"),
     ]  # fmt: skip
+    if network.encoder.front is not None:
+        convolution = network.encoder.front.convolution
+        width = f"{convolution.kernel_size[0]} frames"
+        boxes.append(Box("Convolution", [f"{convolution.in_channels} → {convolution.out_channels}, {width}", "batch norm, ReLU"], "encoder"))  # fmt: skip
     for layer in layers:
         size = layer.size()
         direction = "both directions" if layer.output_size > layer.hidden_size else "forwards"

@@ -10,11 +10,12 @@ _FLOAT_BYTES = 4
 
 
 def network_size(network: ClassificationNetwork, budget_bytes: int | None) -> dict[str, Any]:
-    """`size` of results.json for a network stored in float32; fixed matrices (LMU's A, B) count as stored."""
+    """`size` of results.json for a network stored in float32."""
     layers = network.encoder.recurrent_layers
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    fixed = sum(layer.size().fixed for layer in layers)
-    model_bytes = _FLOAT_BYTES * (parameters + fixed)
+    # What a checkpoint keeps as floats: parameters, the LMU's A and B, statistics of batch normalisation.
+    stored = sum(value.numel() for value in network.state_dict().values() if value.is_floating_point())
+    model_bytes = _FLOAT_BYTES * stored
     return {
         "hidden_size": layers[0].hidden_size,
         "parameters": parameters,

@@ -176,7 +176,9 @@ def test_bad_audio_of_validation_or_test_is_an_error(
     path = recordings / f"{name}.wav"
     path.write_bytes(path.read_bytes()[:-1])
     for _ in range(2):
-        with pytest.raises(ValueError, match=f"the {part} recording {name} cannot be used: {name}.wav is truncated: .*replace"):
+        with pytest.raises(
+            ValueError, match=f"the {part} recording {name} cannot be used: {name}.wav is truncated: .*replace"
+        ):
             assembled(tiny_digits().load(), tmp_path / "cache")
 
 

@@ -146,6 +146,29 @@ def test_two_directions_cannot_stream():
         layer.step(torch.zeros(1, 3), ())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_convolution_front_is_padding_proof(training):
+    """In training too: batch statistics come from the valid frames alone."""
+    torch.manual_seed(4)
+    encoder = CompactEncoder(3, CELLS["gru"], True, 1, 0.0, front_channels=5, front_width=3).double().train(training)
+    inputs_BTF, lengths_B = padded([4, 7, 1])
+    longer_BTF = torch.cat([inputs_BTF, torch.randn(3, 6, 3, dtype=torch.float64)], dim=1)
+    states_BTH, more_BTH = encoder(inputs_BTF, lengths_B)[0], encoder(longer_BTF, lengths_B)[0]
+    for number, length in enumerate(lengths_B.tolist()):
+        torch.testing.assert_close(states_BTH[number, :length], more_BTH[number, :length], rtol=0, atol=TOLERANCE)
+        if not training:
+            alone_BTH = encoder(inputs_BTF[number : number + 1, :length], lengths_B[number : number + 1])[0]
+            torch.testing.assert_close(states_BTH[number, :length], alone_BTH[0], rtol=0, atol=TOLERANCE)
+
+
+def test_a_convolution_front_cannot_stream_and_has_an_odd_width():
+    encoder = CompactEncoder(3, CELLS["gru"], False, 1, 0.0, front_channels=5)
+    with pytest.raises(ValueError, match=r"set encoder\.front_channels=0"):
+        encoder.initial_state(1, torch.zeros(1))
+    with pytest.raises(ValueError, match=r"encoder\.front_width=4: expected an odd number"):
+        CompactEncoder(3, CELLS["gru"], False, 1, 0.0, front_channels=5, front_width=4)
+
+
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_an_encoder_of_two_layers_is_padding_proof_and_streams_where_it_can(name, both):
