@@ -71,14 +71,17 @@ def _build(
 ) -> None:
     features: list[np.ndarray | None] = []
     dropped = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(title, len(ids)) as bar:
-        for recording_id, outcome in zip(
-            ids, pool.map(lambda position: _attempt(extract, position), range(len(ids))), strict=True
-        ):
-            features.append(None if isinstance(outcome, ValueError) else outcome)
-            if isinstance(outcome, ValueError):
-                dropped.append({"id": recording_id, "reason": str(outcome)})
-            bar.advance()
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        outcomes = pool.map(lambda position: _attempt(extract, position), range(len(ids)))
+        with progress(title, len(ids)) as bar:
+            for recording_id, outcome in zip(ids, outcomes, strict=True):
+                features.append(None if isinstance(outcome, ValueError) else outcome)
+                if isinstance(outcome, ValueError):
+                    dropped.append({"id": recording_id, "reason": str(outcome)})
+                bar.advance()
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for what nobody will use
     kept = [position for position, feature in enumerate(features) if feature is not None]
     if not kept:
         raise ValueError(f"no recording could be used, the first because {dropped[0]['reason']}")

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 
 Mode = Literal["global", "utterance"]
+_SMALL_STD = 0.1  # what hardly varies within a recording (in nepers or decibels) is not blown up to noise
 _MIN_STD = 1e-5  # a feature that never varies stays zero instead of dividing by zero
 
 
@@ -44,7 +45,7 @@ class Normalizer:
         mean_UF = zeros_UF.index_add(0, owner_N, frames_NF.double()) / lengths_U.unsqueeze(1)
         centred_NF = frames_NF - mean_UF.float()[owner_N]
         variance_UF = zeros_UF.index_add(0, owner_N, centred_NF.double().square()) / lengths_U.unsqueeze(1)
-        return centred_NF / variance_UF.sqrt().float().clamp_min(_MIN_STD)[owner_N]
+        return centred_NF / (variance_UF + _SMALL_STD**2).sqrt().float()[owner_N]
 
     def statistics(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold to normalise the same way."""

@@ -43,13 +43,17 @@ def test_global_takes_its_statistics_from_what_it_was_fitted_to_alone() -> None:
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(0, 100))
-def test_utterance_gives_each_recording_zero_mean_and_unit_variance(lengths: list[int], seed: int) -> None:
+def test_utterance_gives_each_recording_zero_mean_and_about_unit_variance(lengths: list[int], seed: int) -> None:
     frames_NF, lengths_U = frames(lengths, seed)
     normalizer = Normalizer("utterance")
     normalizer.fit(frames_NF[:1])  # takes nothing
-    for own_TF in normalizer(frames_NF, lengths_U).split(lengths):
+    for own_TF, raw_TF in zip(normalizer(frames_NF, lengths_U).split(lengths), frames_NF.split(lengths), strict=True):
+        # The deviation is regularised by 0.1, so that what hardly varies is not blown up.
+        variance_F = raw_TF.var(0, correction=0)
         torch.testing.assert_close(own_TF.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
-        torch.testing.assert_close(own_TF.std(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            own_TF.std(0, correction=0), (variance_F / (variance_F + 0.01)).sqrt(), atol=1e-3, rtol=0
+        )
 
 
 def test_utterance_does_not_depend_on_the_other_recordings() -> None:

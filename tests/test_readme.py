@@ -1,0 +1,67 @@
+"""What the README says holds: its commands compose, its files exist, its tables name every choice."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from composition import choices, composing
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+RUNS = [command for command in COMMANDS if "python run.py" in command]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as composed:
+        yield composed
+
+
+def test_it_is_short_and_has_its_commands():
+    assert len(README.splitlines()) <= 200
+    assert len(RUNS) >= 12
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_every_command_composes(compose, command):
+    words = shlex.split(command.partition("python run.py")[2].partition("#")[0])
+    swept = [word for word in words if not word.startswith("-")]
+    first = [f"{word.partition('=')[0]}={word.partition('=')[2].partition(',')[0]}" for word in swept]
+    config = compose(*first)
+    for word in first:
+        key = word.partition("=")[0]
+        assert key in config.hydra.runtime.choices or key.split(".")[0] in config, word
+
+
+def test_ci_runs_the_two_set_up_commands():
+    ci = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    set_up = [command for command in COMMANDS if command.startswith("pip install") and "&&" in command]
+    assert len(set_up) == 2
+    for command in set_up:
+        for part in command.split(" && "):
+            install, _, rest = part.partition("pip install ")
+            assert (f"pip install -q {rest}" if not install and rest else part) in ci, part
+
+
+def test_the_table_names_every_choice():
+    for group in ("dataset", "features", "augment", "encoder", "model", "objective", "task", "trainer", "action"):
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
+        for choice in choices(group):
+            assert f"`{choice}`" in row, f"{group}={choice} is missing in the README's table"
+
+
+def test_every_path_in_it_exists():
+    paths = re.findall(r"`((?:conf|speech_exp|benchmarks|tests)/[^`*]*)`", README) + re.findall(
+        r"\]\(([^)]+)\)", README
+    )
+    assert len(paths) >= 10
+    for path in paths:
+        assert (PROJECT / path).exists(), path
+    benchmarks = set(re.findall(r"python (benchmarks/\w+\.py)", README))
+    assert benchmarks == {f"benchmarks/{path.name}" for path in (PROJECT / "benchmarks").glob("*.py")}
+
+
+def test_no_placeholder_is_left():
+    assert re.findall(r"RESULTS_\w+|SPEED_\w+|TODO|XXX", README) == []
