@@ -78,6 +78,9 @@ class Experiment:
     def __init__(self, config: DictConfig, choices: dict[str, str], folder: Path) -> None:
         self.config, self.choices, self.folder = config, choices, folder
         self.overrides: tuple[str, ...] = ()
+        if type(config.seed) is not int or not 0 <= config.seed < 2**32:
+            raise ValueError(f"seed={config.seed}: expected a whole number from 0 to 2^32 - 1, change seed")
+        self.seed = config.seed
         self.features_seconds = 0.0
         self.trains = True
 
@@ -92,10 +95,6 @@ class Experiment:
         named = {str(name): value for name, value in node.items() if name not in leave}
         check_types(key, named)
         return instantiate(named, _partial_=True, _convert_="all")
-
-    @property
-    def seed(self) -> int:
-        return int(self.config.seed)
 
     @cached_property
     def trainer(self) -> Trainer:

@@ -100,6 +100,12 @@ def test_wrong_values_of_other_parts(compose, tmp_path, overrides, part, expecte
         getattr(experiment(compose(*overrides, "trainer.device=cpu"), tmp_path), part)
 
 
+@pytest.mark.parametrize("seed", ["early", "-1", "1.5", "true", str(2**32)])
+def test_a_wrong_seed_is_one_sentence(compose, tmp_path, seed):
+    with pytest.raises(ValueError, match=f"seed={'True' if seed == 'true' else seed}: expected a whole number"):
+        experiment(compose(f"seed={seed}"), tmp_path)
+
+
 @pytest.mark.parametrize("override", ["trainer.momentum=1", "modle=gru", "dataset.speed=2", "model=rnn"])
 def test_unknown_keys_and_choices_fail_in_composition(compose, override):
     with pytest.raises(ConfigCompositionException):

@@ -21,9 +21,8 @@ class Context(Protocol):
     folder: Path  # run folder
     choices: dict[str, str]  # config group -> chosen file
     features_seconds: float  # time that `features` took
+    seed: int
 
-    @property
-    def seed(self) -> int: ...
     @property
     def trainer(self) -> Trainer: ...
     @property
