@@ -14,7 +14,7 @@ RUN = Path(__file__).parents[1] / "run.py"
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, str(RUN), "dataset=digits_demo", "trainer.device=cpu", *arguments]
+    command = [sys.executable, str(RUN), *arguments, "dataset=digits_demo", "trainer.device=cpu"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes, **options)
 
@@ -50,11 +50,8 @@ def test_a_sweep_ends_in_a_comparison_that_compare_makes_again(tmp_path, cache):
     )
     assert status == 0, err
     names = {path.name for path in sweep.iterdir() if path.is_dir()}
-    expected = {
-        f"dataset=digits_demo,trainer.device=cpu,model={m},seed={s},trainer=debug"
-        for m in ("gru", "lstm")
-        for s in (0, 1)
-    }
+    pairs = [(model, seed) for model in ("gru", "lstm") for seed in (0, 1)]
+    expected = {f"model={m},seed={s},trainer=debug,dataset=digits_demo,trainer.device=cpu" for m, s in pairs}
     assert names == expected
     markdown, table = (sweep / "comparison.md").read_bytes(), (sweep / "comparison.csv").read_bytes()
     assert b"| gru | lstm |" in markdown

@@ -89,7 +89,8 @@ def test_utterance_normalisation_is_of_each_recording(tiny_digits: Callable[...,
     for part in features.parts:
         for own_TF in by_id(features, part).values():
             torch.testing.assert_close(own_TF.mean(0), torch.zeros(20), atol=1e-4, rtol=0)
-            torch.testing.assert_close(own_TF.std(0, correction=0), torch.ones(20), atol=1e-3, rtol=0)
+            # The deviation is regularised by 0.1, which shows where a coefficient moves by a few decibels only.
+            torch.testing.assert_close(own_TF.std(0, correction=0), torch.ones(20), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize(("changed", "part"), [("0_anna_0", "test"), ("2_cleo_1", "validation")])

@@ -41,11 +41,11 @@ def trainer(**changes) -> Trainer:
     return Trainer(**(settings | changes))
 
 
-def train(folder, seed=0, task=None, augment=None, **changes):
+def train(folder, seed=0, task=None, augment=None, dropout=0.2, **changes):
     """History and fit of one training from scratch."""
     loop = trainer(**changes)
     seed_everything(seed)
-    objective = Classification("mean", dropout=0.2, label_smoothing=0.1)
+    objective = Classification("mean", dropout, label_smoothing=0.1)
     network = objective.network(CompactEncoder(4, lambda width: GRU(width, 8), True, 1, 0.0), 3)
     parts = {"train": part(70, 0), "validation": part(30, 1)}
     history = []
@@ -205,8 +205,8 @@ def test_determinism_is_switched_on_and_off():
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_to_the_same_losses(tmp_path):
-    plain = train(tmp_path, epochs=2, seed=1)[1]
-    compiled = train(tmp_path, epochs=2, seed=1, compile=True)[1]
-    # Compiled kernels round differently; a few dozen steps keep the losses within float32 rounding times steps.
+    plain = train(tmp_path, epochs=2, seed=1, dropout=0.0)[1]
+    compiled = train(tmp_path, epochs=2, seed=1, dropout=0.0, compile=True)[1]
+    # Without dropout, whose random numbers the compiler draws in another order. Compiled kernels round differently; a few dozen steps keep the losses within float32 rounding times steps.
     for one, other in zip(plain, compiled, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
