@@ -77,12 +77,24 @@ class ClassificationNetwork(nn.Module):
 
 
 class Classification:
-    """Cross-entropy over the classes; metrics accuracy and macro F1."""
+    """Cross-entropy over the classes; metrics accuracy and macro F1.
+
+    The best epoch is that of the highest validation accuracy, of equals that of the lower loss, or, with `select_by` loss,
+    that of the lowest loss: where validation is much easier than the test, as of speakers that training has heard, its
+    accuracy is full early and tells epochs apart no longer.
+    """
 
     name = "classification"
 
-    def __init__(self, pooling: Pooling, dropout: float, label_smoothing: float) -> None:
+    def __init__(
+        self,
+        pooling: Pooling,
+        dropout: float,
+        label_smoothing: float,
+        select_by: Literal["accuracy", "loss"] = "accuracy",
+    ) -> None:
         self.pooling, self.dropout, self.label_smoothing = pooling, dropout, label_smoothing
+        self.select_by = select_by
 
     def network(self, encoder: CompactEncoder, num_classes: int) -> ClassificationNetwork:
         return ClassificationNetwork(encoder, num_classes, self.pooling, self.dropout)
@@ -93,7 +105,9 @@ class Classification:
         return functional.cross_entropy(logits_BV.float(), batch.targets, label_smoothing=self.label_smoothing)
 
     def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
-        """Higher accuracy wins; of equals, as hundreds of utterances often give, the lower loss."""
+        """Whether an epoch of these validation metrics is better than the best so far."""
+        if self.select_by == "loss":
+            return metrics["loss"] < than["loss"]
         return (metrics["accuracy"], -metrics["loss"]) > (than["accuracy"], -than["loss"])
 
     @torch.no_grad()

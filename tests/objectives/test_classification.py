@@ -94,3 +94,9 @@ def test_equal_accuracy_is_decided_by_the_lower_loss():
     assert not objective.better(worse, good)
     assert objective.better(later, good)
     assert not objective.better(good, good)
+
+
+def test_selection_by_loss_passes_over_accuracy():
+    objective = Classification("last", 0.0, 0.0, select_by="loss")
+    assert objective.better({"accuracy": 0.8, "loss": 0.1}, {"accuracy": 0.9, "loss": 0.2})
+    assert not objective.better({"accuracy": 0.9, "loss": 0.2}, {"accuracy": 0.8, "loss": 0.1})
