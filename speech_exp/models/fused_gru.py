@@ -3,8 +3,7 @@
 torch's CPU kernel records every gate operation of every frame for autograd. Here the backward pass is written out
 (back-propagation through time of the equations of `torch.nn.GRU`, Cho et al. 2014 in the cuDNN form, where the reset gate
 acts after the recurrent product), so a frame costs five operations forwards and ten backwards, and the weight gradients
-of all frames are one product. It gives torch's results within rounding, about 2 times faster at 64 hidden
-(`benchmarks/training.py`).
+of all frames are one product. It gives torch's results within rounding.
 
 Shape letters: K directions, T frames, B batch, D input, H hidden; gates stand in torch's order r, z, n.
 """
