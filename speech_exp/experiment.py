@@ -160,6 +160,11 @@ class Experiment:
         from speech_exp.features.assembly import assemble
 
         device, variants = self.trainer.runtime.device, self.variants
+        if self.trains and self.dataset.synthetic_voices and not variants:
+            raise ValueError(
+                f"dataset.synthetic_voices={self.dataset.synthetic_voices} join training only where the augmentation makes "
+                f"variants, got augment={self.choices['augment']}: set augment=strong or dataset.synthetic_voices=0"
+            )
         description = {"extractor": self._description("features.extractor")}
         if variants:
             description["variants"] = self._description("augment.variants")

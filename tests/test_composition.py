@@ -100,6 +100,14 @@ def test_wrong_values_of_other_parts(compose, tmp_path, overrides, part, expecte
         getattr(experiment(compose(*overrides, "trainer.device=cpu"), tmp_path), part)
 
 
+def test_synthetic_voices_without_variants_are_refused_not_passed_over(compose, tmp_path):
+    config = compose("dataset=digits_demo", "dataset.synthetic_voices=8", "augment=light", "trainer.device=cpu")
+    with pytest.raises(
+        ValueError, match=r"synthetic_voices=8 join training only .* got augment=light: set augment=strong"
+    ):
+        _ = experiment(config, tmp_path).features
+
+
 @pytest.mark.parametrize("seed", ["early", "-1", "1.5", "true", str(2**32)])
 def test_a_wrong_seed_is_one_sentence(compose, tmp_path, seed):
     with pytest.raises(ValueError, match=f"seed={'True' if seed == 'true' else seed}: expected a whole number"):
