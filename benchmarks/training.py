@@ -61,7 +61,7 @@ def framework(epochs: int, folder: Path, cache: Path) -> tuple[float, float]:
         folder,
         lambda _: None,
     )
-    accuracy = run.objective.evaluate(run.network, parts["test"].in_order(BATCH), run.dataset.class_names).metrics[
+    accuracy = run.objective.evaluate(run.network, parts["test"].by_length(BATCH), run.dataset.class_names).metrics[
         "accuracy"
     ]
     return time.perf_counter() - started, accuracy

@@ -29,7 +29,7 @@ class Evaluate:
         with original.trainer.runtime.autocast():
             evaluation = original.objective.evaluate(
                 original.network,
-                original.features.parts["test"].in_order(original.trainer.batch_size),
+                original.features.parts["test"].by_length(original.trainer.batch_size),
                 original.dataset.class_names,
             )
         print_table({f"test {name}": repr(value) for name, value in evaluation.metrics.items()})

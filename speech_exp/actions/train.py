@@ -38,7 +38,7 @@ class Train:
             certificate = experiment.task.certify(network)
             with experiment.trainer.runtime.autocast():
                 evaluation = experiment.objective.evaluate(
-                    network, parts["test"].in_order(experiment.trainer.batch_size), experiment.dataset.class_names
+                    network, parts["test"].by_length(experiment.trainer.batch_size), experiment.dataset.class_names
                 )
             _save(experiment, network, fit)
             record.write_predictions(evaluation.predictions)

@@ -45,8 +45,13 @@ class InMemoryUtterances:
         return len(self.ids)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """The recordings themselves, in a fixed order, so that a result can be repeated to the last digit."""
+        """The recordings themselves, in their order."""
         for chosen_B in torch.arange(len(self)).split(batch_size):
+            yield self._batch(chosen_B, torch.zeros_like(chosen_B))
+
+    def by_length(self, batch_size: int) -> Iterator[Batch]:
+        """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
+        for chosen_B in self.lengths_WU[0].argsort(stable=True).split(batch_size):
             yield self._batch(chosen_B, torch.zeros_like(chosen_B))
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -2,10 +2,12 @@
 
 torch's CPU kernel records every gate operation of every frame for autograd. Here the backward pass is written out
 (back-propagation through time of the equations of `torch.nn.GRU`, Cho et al. 2014 in the cuDNN form, where the reset gate
-acts after the recurrent product), so a frame costs five operations forwards and ten backwards, and the weight gradients
-of all frames are one product. It gives torch's results within rounding.
+acts after the recurrent product), so a frame costs five operations forwards and three backwards, and all that does not
+depend on the frame before is one operation over all frames. It gives torch's results within rounding.
 
-Shape letters: K directions, T frames, B batch, D input, H hidden; gates stand in torch's order r, z, n.
+Shape letters: K directions, T frames, B batch, N = T B, D input, H hidden. Gates stand as q, r, z, n in one tensor of 4H
+columns: the recurrent product goes into the first three (q is its share of the candidate n), the input product into the
+last three, each in torch's own order or one rotation of it.
 """
 
 from __future__ import annotations
@@ -21,77 +23,85 @@ def fused_gru(layers: Sequence[nn.GRU], inputs_KBTD: torch.Tensor) -> torch.Tens
     """States (K, B, T, H) of K one-layer GRUs, each over its own input, from a zero state."""
     hidden = layers[0].hidden_size
     weights_ih, weights_hh, biases_ih, biases_hh = zip(*(layer.all_weights[0] for layer in layers), strict=True)
-    weights_ih_KDG = torch.stack(weights_ih).transpose(1, 2)
-    weights_hh_KHG = torch.stack(weights_hh).transpose(1, 2)
-    bias_ih_KG, bias_hh_KG = torch.stack(biases_ih), torch.stack(biases_hh)
-    rz = 2 * hidden
-    # Columns r, z, q, n: q starts as its recurrent bias alone, for the recurrent product is added to r, z and q at once.
-    weights_KDG = torch.cat([weights_ih_KDG[..., :rz], torch.zeros_like(weights_ih_KDG[..., :hidden])], dim=2)
-    bias_KG = torch.cat([bias_ih_KG[:, :rz] + bias_hh_KG[:, :rz], bias_hh_KG[:, rz:]], dim=1)
-    directions, batch, frames, _ = inputs_KBTD.shape
-    inputs_KND = inputs_KBTD.transpose(1, 2).reshape(directions, frames * batch, -1)
-    gates_KNG = torch.baddbmm(bias_KG.unsqueeze(1), inputs_KND, weights_KDG)
-    candidate_KNH = torch.baddbmm(bias_ih_KG[:, None, rz:], inputs_KND, weights_ih_KDG[..., rz:])
-    states_TKBH = _Recurrence.apply(
-        gates_KNG.view(directions, frames, batch, 3 * hidden).transpose(0, 1),
-        candidate_KNH.view(directions, frames, batch, hidden).transpose(0, 1),
-        weights_hh_KHG,
+    bias_ih_KG, bias_hh_KG = torch.stack(biases_ih), torch.stack(biases_hh).roll(hidden, dims=1)
+    bias_KG = nn.functional.pad(bias_ih_KG, (hidden, 0)) + nn.functional.pad(bias_hh_KG, (0, hidden))
+    states_KTBH = _FusedGRU.apply(
+        inputs_KBTD.transpose(1, 2).contiguous(),
+        torch.stack(weights_ih).transpose(1, 2),
+        torch.stack(weights_hh).roll(hidden, dims=1).transpose(1, 2),
+        bias_KG,
     )
-    return states_TKBH.permute(1, 2, 0, 3)
+    return states_KTBH.transpose(1, 2)
 
 
-class _Recurrence(torch.autograd.Function):
-    """r, z = sigma(gates + h U); q = b + h U_n; n = tanh(candidate + r q); h' = n + z (h - n)."""
+class _FusedGRU(torch.autograd.Function):
+    """q = h U_q + b_q; r, z = sigma(x W + h U + b); n = tanh(x W_n + b_n + r q); h' = n + z (h - n)."""
 
     @staticmethod
     def forward(
-        ctx: Any, gates_TKBG: torch.Tensor, candidate_TKBH: torch.Tensor, weights_KHG: torch.Tensor
+        ctx: Any,
+        inputs_KTBD: torch.Tensor,
+        weights_KDG: torch.Tensor,
+        recurrent_KHG: torch.Tensor,
+        bias_KG: torch.Tensor,
     ) -> torch.Tensor:
-        frames, directions, batch, hidden = candidate_TKBH.shape
-        weights_KHG = weights_KHG.contiguous()
-        gates_TKBG = gates_TKBG.clone(memory_format=torch.contiguous_format)
-        new_TKBH = torch.empty_like(candidate_TKBH, memory_format=torch.contiguous_format)
-        states_TKBH = candidate_TKBH.new_empty(frames + 1, directions, batch, hidden)
-        states_TKBH[0] = 0
-        states = states_TKBH.unbind(0)
-        for t, (gates, candidate, new) in enumerate(zip(gates_TKBG, candidate_TKBH, new_TKBH, strict=True)):
-            gates.baddbmm_(states[t], weights_KHG)
-            gates[..., : 2 * hidden].sigmoid_()
-            reset, update, recurrent = gates.split(hidden, dim=-1)
-            torch.addcmul(candidate, reset, recurrent, out=new).tanh_()
-            torch.lerp(new, states[t], update, out=states[t + 1])
-        ctx.save_for_backward(gates_TKBG, new_TKBH, states_TKBH, weights_KHG)
-        return states_TKBH[1:]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        gates_TKBG, new_TKBH, states_TKBH, weights_KHG = ctx.saved_tensors
-        frames, directions, _, hidden = new_TKBH.shape
-        weights_KGH = weights_KHG.transpose(1, 2).contiguous()
-        d_gates_TKBG, d_candidate_TKBH = torch.empty_like(gates_TKBG), torch.empty_like(new_TKBH)
-        d_states = grads[0].unbind(0)
-        d_state = d_states[-1]
-        work = torch.empty_like(new_TKBH[0])
-        frames_backwards = zip(
-            range(frames - 1, -1, -1),
-            reversed(gates_TKBG.unbind(0)),
-            reversed(new_TKBH.unbind(0)),
-            reversed(states_TKBH[:-1].unbind(0)),
+        directions, frames, batch, _ = inputs_KTBD.shape
+        hidden = recurrent_KHG.shape[1]
+        gates_KTBG = inputs_KTBD.new_empty(directions, frames, batch, 4 * hidden)
+        gates_KNG = gates_KTBG.flatten(1, 2)
+        gates_KNG[..., :hidden] = bias_KG[:, None, :hidden]
+        torch.baddbmm(
+            bias_KG[:, None, hidden:], inputs_KTBD.flatten(1, 2), weights_KDG, out=gates_KNG[..., hidden:]
+        )
+        recurrent_KHG = recurrent_KHG.contiguous()
+        states_KTBH = inputs_KTBD.new_empty(directions, frames + 1, batch, hidden)
+        states_KTBH[:, 0] = 0
+        views = zip(
+            gates_KTBG[..., : 3 * hidden].unbind(1),
+            gates_KTBG[..., hidden : 3 * hidden].unbind(1),
+            *(gate.unbind(1) for gate in gates_KTBG.split(hidden, dim=-1)),
+            states_KTBH[:, :-1].unbind(1),
+            states_KTBH[:, 1:].unbind(1),
             strict=True,
         )
-        for t, gates, new, state in frames_backwards:
-            d_gates, d_candidate = d_gates_TKBG[t], d_candidate_TKBH[t]
-            reset, update, recurrent = gates.split(hidden, dim=-1)
-            d_reset, d_update, d_recurrent = d_gates.split(hidden, dim=-1)
-            kept = d_state * update
-            torch.ops.aten.tanh_backward(torch.sub(d_state, kept, out=work), new, grad_input=d_candidate)
-            torch.mul(d_candidate, reset, out=d_recurrent)
-            torch.mul(d_candidate, recurrent, out=work)
-            torch.ops.aten.sigmoid_backward(work, reset, grad_input=d_reset)
-            torch.sub(state, new, out=work).mul_(d_state)
-            torch.ops.aten.sigmoid_backward(work, update, grad_input=d_update)
+        for recurrent, squashed, q, r, z, n, state, next_state in views:
+            recurrent.baddbmm_(state, recurrent_KHG)
+            squashed.sigmoid_()
+            n.addcmul_(r, q).tanh_()
+            torch.lerp(n, state, z, out=next_state)
+        ctx.save_for_backward(inputs_KTBD, weights_KDG, recurrent_KHG, gates_KTBG, states_KTBH)
+        return states_KTBH[:, 1:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Each gate's gradient is a multiple of the state's: the multiples need no recursion, the state's do."""
+        inputs_KTBD, weights_KDG, recurrent_KHG, gates_KTBG, states_KTBH = ctx.saved_tensors
+        hidden = recurrent_KHG.shape[1]
+        q, r, z, n = gates_KTBG.split(hidden, dim=-1)
+        d_gates_KTBG = torch.empty_like(gates_KTBG)
+        d_q, d_r, d_z, d_n = d_gates_KTBG.split(hidden, dim=-1)
+        torch.mul(n, n, out=d_n).neg_().add_(1)
+        d_n.addcmul_(d_n, z, value=-1)
+        torch.mul(d_n, r, out=d_q)
+        torch.mul(d_q, q, out=d_r).addcmul_(d_r, r, value=-1)
+        torch.sub(states_KTBH[:, :-1], n, out=d_z).mul_(z).addcmul_(d_z, z, value=-1)
+        d_states_KTBH = grads[0].clone(memory_format=torch.contiguous_format)
+        recurrent_KGH = recurrent_KHG.transpose(1, 2).contiguous()
+        d_gates = d_gates_KTBG.unflatten(-1, (4, hidden)).unbind(1)
+        d_recurrent, kept = d_gates_KTBG[..., : 3 * hidden].unbind(1), z.unbind(1)
+        d_states = d_states_KTBH.unbind(1)
+        for t in range(len(d_states) - 1, -1, -1):
+            d_gates[t].mul_(d_states[t].unsqueeze(-2))
             if t:
-                d_state = torch.baddbmm(kept, d_gates, weights_KGH).add_(d_states[t - 1])
-        flat_state_KNH = states_TKBH[:-1].transpose(0, 1).reshape(directions, -1, hidden)
-        flat_d_gates_KNG = d_gates_TKBG.transpose(0, 1).reshape(directions, -1, 3 * hidden)
-        return d_gates_TKBG, d_candidate_TKBH, flat_state_KNH.transpose(1, 2) @ flat_d_gates_KNG
+                d_states[t - 1].addcmul_(d_states[t], kept[t]).baddbmm_(d_recurrent[t], recurrent_KGH)
+        d_gates_KNG = d_gates_KTBG.flatten(1, 2)
+        d_input_side, d_recurrent_side = d_gates_KNG[..., hidden:], d_gates_KNG[..., : 3 * hidden]
+        d_inputs_KTBD = None
+        if ctx.needs_input_grad[0]:
+            d_inputs_KTBD = (d_input_side @ weights_KDG.transpose(1, 2)).view_as(inputs_KTBD)
+        return (
+            d_inputs_KTBD,
+            inputs_KTBD.flatten(1, 2).transpose(1, 2) @ d_input_side,
+            states_KTBH[:, :-1].flatten(1, 2).transpose(1, 2) @ d_recurrent_side,
+            d_gates_KNG.sum(1),
+        )

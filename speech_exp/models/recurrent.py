@@ -36,8 +36,9 @@ class GRU(RecurrentLayer):
         lengths_B: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if isinstance(partner, GRU) and self._trains_on_cpu(inputs_BTD):
-            states_KBTH = fused_gru([self.cell, partner.cell], torch.stack([inputs_BTD, partner_inputs_BTD]))
-            return states_KBTH[0], states_KBTH[1]
+            both = fused_gru([self.cell, partner.cell], torch.stack([inputs_BTD, partner_inputs_BTD]))
+            forwards_BTH, backwards_BTH = both.unbind(0)
+            return forwards_BTH, backwards_BTH
         return super().forward_pair(inputs_BTD, partner, partner_inputs_BTD, lengths_B)
 
     def final_pair(

@@ -27,7 +27,7 @@ class Evaluation:
     metrics: dict[str, float]  # accuracy, f1_macro, loss
     per_class: dict[str, dict[str, float]]  # class -> precision, recall, f1, support
     confusion_VV: list[list[int]]  # rows reference, columns prediction
-    predictions: list[dict[str, Any]]  # id, reference, prediction, score (probability of the prediction)
+    predictions: list[dict[str, Any]]  # by id: id, reference, prediction, score (probability of the prediction)
 
 
 class ClassificationNetwork(nn.Module):
@@ -145,8 +145,8 @@ class Classification:
             confusion_VV=confusion_matrix(targets_U, prediction_U, labels=labels).tolist(),
             predictions=[
                 {"id": one, "reference": class_names[target], "prediction": class_names[guess], "score": score}
-                for one, target, guess, score in zip(
-                    ids, targets_U.tolist(), prediction_U.tolist(), score_U.tolist(), strict=True
+                for one, target, guess, score in sorted(
+                    zip(ids, targets_U.tolist(), prediction_U.tolist(), score_U.tolist(), strict=True)
                 )
             ],
         )

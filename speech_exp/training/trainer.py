@@ -121,7 +121,7 @@ class Trainer:
                 candidate = task.candidate(network, epoch)
                 with self.runtime.autocast():
                     metrics = objective.evaluate(
-                        candidate or network, parts["validation"].in_order(self.batch_size), class_names
+                        candidate or network, parts["validation"].by_length(self.batch_size), class_names
                     ).metrics
                 if candidate is not None and (best is None or objective.better(metrics, best[2])):
                     best = (copy.deepcopy(candidate), epoch, metrics)

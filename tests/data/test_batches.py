@@ -85,6 +85,17 @@ def test_in_order_gives_the_recordings_themselves_in_their_order(lengths_WU: lis
     assert [len(batch.ids) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
 
 
+@given(sizes, st.integers(1, 50))
+def test_by_length_gives_each_recording_once_the_shortest_first(lengths_WU: list[list[int]], batch_size: int) -> None:
+    part = utterances(lengths_WU)
+    batches = list(part.by_length(batch_size))
+    lengths = [length for batch in batches for length in batch.lengths_B.tolist()]
+    assert lengths == sorted(lengths_WU[0])
+    assert sorted(utterance for batch in batches for utterance in batch.ids) == sorted(part.ids)
+    for batch in batches:
+        assert set(check(part, batch)) == {0}
+
+
 @given(sizes, st.integers(2, 50))
 def test_a_batch_is_its_utterances_one_by_one(lengths_WU: list[list[int]], batch_size: int) -> None:
     part = utterances(lengths_WU)
