@@ -1,0 +1,111 @@
+"""Incremental network quantisation: the large weights are projected and frozen, stage by stage, while the rest trains on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+
+from speech_exp.tasks.approaches.approach import Approach, Weights
+from speech_exp.tasks.grids import Grid
+
+
+class Inq(Approach):
+    """INQ (Zhou et al. 2017), with partition by magnitude within each tensor.
+
+    `stages` are pairs of a cumulative share of frozen weights and the epochs trained with it; the epochs are scaled to those
+    of phase two, at least one a stage. A last stage of share 1 and 0 epochs is the projection at the end.
+    """
+
+    name = "inq"
+    takes_every_n_steps = False  # freezing more often than its stages say would be another schedule
+    has_schedule = True
+
+    def __init__(self, stages: Sequence[Sequence[float]]) -> None:
+        self.stages = _checked(stages)
+        self._starts: list[int] = []
+        self._frozen: dict[str, torch.Tensor] = {}
+        self._values: dict[str, torch.Tensor] = {}
+
+    def check(self, grid: Grid, epochs: int) -> None:
+        trained = sum(length > 0 for _, length in self.stages)
+        if epochs < trained:
+            raise ValueError(
+                f"phase two has {epochs} epochs with c_approach=inq: expected at least {trained}, one for each stage that trains; "
+                f"raise trainer.epochs, lower task.start_epoch or shorten c_approach.stages"
+            )
+
+    def begin(self, weights: Weights, grid: Grid, epochs: int, seed: int) -> None:
+        super().begin(weights, grid, epochs, seed)
+        self._starts = _first_epochs([length for _, length in self.stages], epochs)
+        self._values = {name: weight.new_zeros(weight.shape) for name, weight in weights.items()}
+        self._frozen = {name: values.bool() for name, values in self._values.items()}
+
+    def begin_epoch(self, weights: Weights, epoch: int) -> None:
+        for name in weights:
+            self._freeze(name, weights[name], self._share(epoch))
+        self.after_step(weights)
+
+    @torch.no_grad()
+    def after_step(self, weights: Weights) -> None:
+        """Frozen weights are written back: momentum and weight decay move weights that have no gradient, too."""
+        for name, weight in weights.items():
+            weight.copy_(torch.where(self._frozen[name], self._values[name], weight))
+
+    def act(self, weights: Weights, progress: float) -> None:
+        if progress >= 1:
+            self.project_all(weights)
+
+    def stage(self, epoch: int) -> str:
+        return f"inq {100 * self._share(epoch):g} %"
+
+    def _share(self, epoch: int) -> float:
+        begun = (share for (share, _), start in zip(self.stages, self._starts, strict=True) if start <= epoch)
+        return max(begun, default=0.0)
+
+    @torch.no_grad()
+    def _freeze(self, name: str, weight: torch.Tensor, share: float) -> None:
+        """Let the largest weights that are still free join, until `share` of the tensor, rounded up, is frozen."""
+        frozen = self._frozen[name]
+        # The decimal share as written: in binary 0.07 * 100 is above 7 and would be rounded up to 8.
+        joining = math.ceil(Fraction(str(share)) * weight.numel()) - int(frozen.sum())
+        if joining <= 0:
+            return
+        magnitude = weight.abs().masked_fill(frozen, -1.0)
+        # A stable sort, so that among equal magnitudes the same join on every run.
+        chosen = magnitude.flatten().argsort(descending=True, stable=True)[:joining]
+        frozen.view(-1)[chosen] = True
+        self._values[name].view(-1)[chosen] = self.project(weight.flatten()[chosen], self.grid)
+
+
+def _checked(stages: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Pairs whose shares rise to 1 and whose epochs are positive (at the last stage: or 0)."""
+    error = ValueError(
+        f"c_approach.stages={stages}: expected pairs [cumulative share, epochs] whose shares rise from above 0 to 1.0 and whose "
+        f"epochs are above 0 (0 only in the last pair), change c_approach.stages"
+    )
+    if not stages or any(len(stage) != 2 for stage in stages):
+        raise error
+    shares, lengths = [stage[0] for stage in stages], [stage[1] for stage in stages]
+    rising = all(before < after for before, after in zip([0.0, *shares], shares, strict=False))
+    if not (rising and shares[-1] == 1 and all(length > 0 for length in lengths[:-1]) and lengths[-1] >= 0):
+        raise error
+    return list(zip(shares, lengths, strict=True))
+
+
+def _first_epochs(lengths: Sequence[float], epochs: int) -> list[int]:
+    """First epoch, from 1, of each stage when the lengths are scaled to `epochs`; epochs + 1: after the end.
+
+    The ends are rounded, so that the error does not add up, and then moved apart where a stage would have no epoch.
+    """
+    starts, end = [], 0
+    for number, length in enumerate(lengths):
+        starts.append(end + 1)
+        later = sum(other > 0 for other in lengths[number + 1 :])
+        if length > 0:
+            rounded = round(epochs * sum(lengths[: number + 1]) / sum(lengths))
+            end = min(max(rounded, end + 1), epochs - later)
+        # A stage without epochs can only be the last: it starts after the end of the one before.
+    return starts
