@@ -50,9 +50,7 @@ class _FusedGRU(torch.autograd.Function):
         gates_KTBG = inputs_KTBD.new_empty(directions, frames, batch, 4 * hidden)
         gates_KNG = gates_KTBG.flatten(1, 2)
         gates_KNG[..., :hidden] = bias_KG[:, None, :hidden]
-        torch.baddbmm(
-            bias_KG[:, None, hidden:], inputs_KTBD.flatten(1, 2), weights_KDG, out=gates_KNG[..., hidden:]
-        )
+        torch.baddbmm(bias_KG[:, None, hidden:], inputs_KTBD.flatten(1, 2), weights_KDG, out=gates_KNG[..., hidden:])
         recurrent_KHG = recurrent_KHG.contiguous()
         states_KTBH = inputs_KTBD.new_empty(directions, frames + 1, batch, hidden)
         states_KTBH[:, 0] = 0

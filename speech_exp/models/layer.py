@@ -19,18 +19,24 @@ State = tuple[torch.Tensor, ...]
 class LayerSize:
     """Numbers a device must store for one layer, all its directions."""
 
-    parameters: int  # trained numbers
+    weights: int  # trained, of matrices
+    biases: int
     fixed: int = 0  # constants, such as the LMU's A and B
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + self.biases
 
     @property
     def numbers(self) -> int:
         return self.parameters + self.fixed
 
-    def bytes(self, bytes_per_number: int = 4) -> int:
-        return self.numbers * bytes_per_number
+    def bytes(self, weight: int = 4, bias: int = 4, fixed: int = 4) -> int:
+        """Bytes at so many bytes for each of its numbers; float32 if none are given."""
+        return weight * self.weights + bias * self.biases + fixed * self.fixed
 
     def __add__(self, other: LayerSize) -> LayerSize:
-        return LayerSize(self.parameters + other.parameters, self.fixed + other.fixed)
+        return LayerSize(self.weights + other.weights, self.biases + other.biases, self.fixed + other.fixed)
 
 
 class RecurrentLayer(nn.Module, ABC):
@@ -86,9 +92,13 @@ class RecurrentLayer(nn.Module, ABC):
     def step(self, inputs_BD: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """One frame of streaming: output (B, output_size) and the next state."""
 
-    @abstractmethod
     def size(self) -> LayerSize:
-        """Numbers stored for the layer."""
+        """Numbers stored for the layer: matrices, vectors, and buffers, which are never trained."""
+        return LayerSize(
+            weights=sum(parameter.numel() for parameter in self.parameters() if parameter.ndim > 1),
+            biases=sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 1),
+            fixed=sum(buffer.numel() for buffer in self.buffers()),
+        )
 
     def window_frames(self) -> float | None:
         """Length of the layer's explicit memory window in frames, or None where it has none."""
@@ -132,9 +142,6 @@ class Bidirectional(RecurrentLayer):
         raise ValueError(
             "a bidirectional layer needs the whole utterance and cannot stream: set model.bidirectional=false"
         )
-
-    def size(self) -> LayerSize:
-        return self.forward_layer.size() + self.backward_layer.size()
 
     def window_frames(self) -> float | None:
         return self.forward_layer.window_frames()

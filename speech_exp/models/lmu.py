@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speech_exp.models.layer import LayerSize, RecurrentLayer, State, frame_at
+from speech_exp.models.layer import RecurrentLayer, State, frame_at
 from speech_exp.models.linear_memory import LinearMemory
 
 
@@ -35,6 +35,9 @@ class LMU(RecurrentLayer):
         u_t = f(U x_t + b_u),  m_t = A m_{t-1} + B u_t (each channel),  h_t = g(W_m m_t + W_x x_t + b_h).
     Original form (`feedback`; Voelker, Kajic, Eliasmith 2019), frame by frame and without biases:
         u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1},  m_t = A m_{t-1} + B u_t,  h_t = g(W_x x_t + W_h h_{t-1} + W_m m_t).
+
+    With D inputs, H hidden, M order and c channels the parallel form has c(D+1) + H(cM+D+1) parameters, the original
+    one (c+H)(D+H+cM); A and B add M² + M numbers.
 
     `theta` is in frames at this layer's input; `input_activation` is f, which the original form does not have and passes over;
     `activation` is g.
@@ -127,16 +130,6 @@ class LMU(RecurrentLayer):
         memory_BCM = self.memory.step(signal_BC, memory_BCM)
         output_BH = self.activation(hidden_BH + self.hidden_from_memory(memory_BCM.flatten(1)))
         return output_BH, (output_BH, memory_BCM) if self.feedback else (memory_BCM,)
-
-    def size(self) -> LayerSize:
-        """With D, H, M and c channels: parallel c(D+1) + H(cM+D+1), original c(D+H+cM) + H(D+H+cM); A and B M² + M."""
-        order, channels = self.memory.order, self.memory_channels
-        memory_size = channels * order
-        if self.feedback:
-            parameters = (channels + self.hidden_size) * (self.input_size + self.hidden_size + memory_size)
-        else:
-            parameters = channels * (self.input_size + 1) + self.hidden_size * (memory_size + self.input_size + 1)
-        return LayerSize(parameters, fixed=order * order + order)
 
     def window_frames(self) -> float:
         return self.memory.theta

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from speech_exp.models.fused_gru import fused_gru
-from speech_exp.models.layer import LayerSize, RecurrentLayer, State, frame_at
+from speech_exp.models.layer import RecurrentLayer, State, frame_at
 
 
 class GRU(RecurrentLayer):
@@ -58,9 +58,6 @@ class GRU(RecurrentLayer):
         hidden_BH = torch.gru_cell(inputs_BD, state[0], *self.cell.all_weights[0])
         return hidden_BH, (hidden_BH,)
 
-    def size(self) -> LayerSize:
-        return LayerSize(sum(parameter.numel() for parameter in self.parameters()))
-
     def _trains_on_cpu(self, inputs_BTD: torch.Tensor) -> bool:
         """Where the fused form is the faster one; on a GPU cuDNN's is, and inference has no backward pass to save."""
         return (
@@ -91,6 +88,3 @@ class LSTM(RecurrentLayer):
     def step(self, inputs_BD: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         hidden_BH, memory_BH = torch.lstm_cell(inputs_BD, state, *self.cell.all_weights[0])
         return hidden_BH, (hidden_BH, memory_BH)
-
-    def size(self) -> LayerSize:
-        return LayerSize(sum(parameter.numel() for parameter in self.parameters()))

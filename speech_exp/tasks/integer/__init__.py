@@ -1,0 +1,1 @@
+"""Integer-only inference of the compact models: only integers between the quantised features and the logits."""

@@ -1,0 +1,50 @@
+"""The proof that inference is integer-only: it runs under a mode that sees every tensor operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from speech_exp.tasks.integer.network import IntegerNetwork
+
+
+class FloatOperationError(ValueError):
+    """An operation took or gave a number that is not an integer."""
+
+
+class IntegersOnly(TorchDispatchMode):
+    """Refuses every operation that takes or gives a floating-point or complex tensor or scalar, or asks for such a dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._refuse(func, "takes", (args, kwargs))
+        result = func(*args, **kwargs)
+        self._refuse(func, "gives", result)
+        self.operations += 1
+        return result
+
+    def _refuse(self, func: Callable[..., Any], verb: str, values: Any) -> None:
+        for value in tree_leaves(values):
+            if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
+                raise FloatOperationError(f"integer inference is not: {func} {verb} a tensor of {value.dtype}")
+            if isinstance(value, float | complex):
+                raise FloatOperationError(f"integer inference is not: {func} {verb} the number {value}")
+            if isinstance(value, torch.dtype) and (value.is_floating_point or value.is_complex):
+                raise FloatOperationError(f"integer inference is not: {func} {verb} the type {value}")
+
+
+def integer_operations(network: IntegerNetwork, codes_BTF: torch.Tensor, lengths_B: torch.Tensor) -> int:
+    """How many operations `network.integer_logits` consists of, all of them on integers; else `FloatOperationError`."""
+    with IntegersOnly() as mode:
+        network.integer_logits(codes_BTF, lengths_B)
+    return mode.operations

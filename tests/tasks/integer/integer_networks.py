@@ -1,0 +1,60 @@
+"""Small networks of every kind that the integer engine covers, and batches for them."""
+
+import torch
+
+from speech_exp.data.batches import Batch
+from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.lmu import LMU
+from speech_exp.models.recurrent import GRU, LSTM
+from speech_exp.objectives.classification import ClassificationNetwork
+
+FEATURES, CLASSES = 5, 4
+CELLS = {
+    "gru": lambda width: GRU(width, 7),
+    "lstm": lambda width: LSTM(width, 7),
+    "lmu": lambda width: LMU(width, 7, 4, 8, 3, input_activation="relu", activation="relu"),
+    "lmu_tanh": lambda width: LMU(width, 7, 4, 8, 3, input_activation="tanh", activation="tanh"),
+    "lmu_linear": lambda width: LMU(width, 7, 4, 8, 3, activation="linear"),
+    "lmu_feedback": lambda width: LMU(width, 7, 4, 8, 3, feedback=True),
+    "lmu_feedback_relu": lambda width: LMU(width, 7, 4, 8, 3, feedback=True, activation="relu"),
+}
+
+
+def network(
+    name: str,
+    bidirectional: bool = False,
+    num_layers: int = 1,
+    front: int = 0,
+    pooling: str = "mean",
+    gain: float = 1.0,
+    seed: int = 1,
+) -> ClassificationNetwork:
+    """With weights `gain` times those of its initialisation; a front's running statistics are not the first ones."""
+    torch.manual_seed(seed)
+    encoder = CompactEncoder(FEATURES, CELLS[name], bidirectional, num_layers, 0.1, front, front_width=3)
+    built = ClassificationNetwork(encoder, CLASSES, pooling, dropout=0.1).eval()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.mul_(gain)
+        if encoder.front is not None:
+            encoder.front.normalization.running_mean.normal_()
+            encoder.front.normalization.running_var.uniform_(0.5, 2.0)
+    return built
+
+
+def batch(lengths: list[int], seed: int = 2) -> Batch:
+    """Normal noise, zero behind each length."""
+    torch.manual_seed(seed)
+    lengths_B = torch.tensor(lengths)
+    valid_BT = torch.arange(max(lengths)) < lengths_B.unsqueeze(1)
+    features_BTF = torch.randn(len(lengths), max(lengths), FEATURES) * valid_BT.unsqueeze(2)
+    targets_B = torch.arange(len(lengths)) % CLASSES
+    return Batch(features_BTF, lengths_B, targets_B, None, [str(number) for number in range(len(lengths))])
+
+
+def random_codes(batch_size: int, frames: int, seed: int = 3) -> torch.Tensor:
+    """int8 codes, uniform and with both extremes among them."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-127, 128, (batch_size, frames, FEATURES), generator=generator, dtype=torch.int8)
+    extreme = torch.rand(codes.shape, generator=generator) < 0.3
+    return torch.where(extreme, codes.sign() * 127, codes)
