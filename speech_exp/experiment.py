@@ -4,7 +4,9 @@ data flow. Nothing below this module knows Hydra.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -16,19 +18,22 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speech_exp.config_types import check_types
 from speech_exp.folder_names import sweep_subdir
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from speech_exp.data.digits import Digits, LoadedDigits
     from speech_exp.features.assembly import Features
     from speech_exp.features.augment import SpecAugment
     from speech_exp.features.distortion import Variants
     from speech_exp.features.mfcc import FeatureExtractor
     from speech_exp.features.normalization import Normalizer
+    from speech_exp.models.encoder import CompactEncoder
     from speech_exp.objectives.classification import Classification, ClassificationNetwork
     from speech_exp.tasks.task import Task
     from speech_exp.training.trainer import Trainer
@@ -83,6 +88,7 @@ class Experiment:
         self.seed = config.seed
         self.features_seconds = 0.0
         self.trains = True
+        self.deployed: nn.Module | None = None  # of a checkpoint
 
     def build(self, key: str, **given: Any) -> Any:
         """Object of the config node `key`; `given` are the arguments that the config cannot hold."""
@@ -134,7 +140,18 @@ class Experiment:
 
     @cached_property
     def task(self) -> Task:
-        return self.build("task")
+        """With the approach and the distillation that the config chose, which a task without use for them refuses."""
+        make = self._constructor("task")
+        given = {}
+        for group, argument in (("c_approach", "approach"), ("kd", "distillation")):
+            if self.config.get(group):
+                if argument not in inspect.signature(make.func).parameters:  # type: ignore[attr-defined]
+                    raise ValueError(
+                        f"{group}={self.choices[group]} has no meaning with task={self.choices['task']}: choose another task "
+                        f"or leave {group} out"
+                    )
+                given[argument] = self._constructor(group, leave=("run",))()
+        return make(**given)
 
     @cached_property
     def objective(self) -> Classification:
@@ -143,16 +160,51 @@ class Experiment:
     @cached_property
     def network(self) -> ClassificationNetwork:
         """On the trainer's device, with fresh weights drawn from the run's seed."""
+        import torch
+
         device = self.trainer.runtime.device
-        cell = self._constructor("model", leave=("bidirectional",))
-        width = self.extractor.num_features
-        hidden_size = self.task.hidden_size(cell, width, self.config.model.hidden_size)
-        encoder = self.build(
-            "encoder",
-            input_size=width,
-            cell=partial(cell, hidden_size=hidden_size),
+        with torch.random.fork_rng(devices=[]):  # the task tries sizes out
+            hidden_size = self.task.hidden_size(
+                lambda hidden: self._encoder(hidden).recurrent_layers, self.config.model.hidden_size
+            )
+        return self.objective.network(self._encoder(hidden_size), len(self.dataset.class_names)).to(device)
+
+    def _encoder(self, hidden_size: int) -> CompactEncoder:
+        unsolved = ("hidden_size",) if self.config.model.hidden_size is None else ()
+        cell = self._constructor("model", leave=("bidirectional", *unsolved))
+        return self.build(
+            "encoder", input_size=self.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
         )
-        return self.objective.network(encoder, len(self.dataset.class_names)).to(device)
+
+    def prepare_training(self) -> None:
+        """Get the float run that the task starts from, and the teacher, which is trained here where no run is named."""
+        import torch
+
+        from speech_exp.training.float_runs import load_float_run
+
+        config = self.plain_config()["config"]
+        if start := config["task"].get("float_checkpoint"):
+            load_float_run("task.float_checkpoint", start, config, self.network)
+        distillation = getattr(self.task, "distillation", None)
+        if distillation is not None:
+            teacher = copy.deepcopy(self.network)
+            with torch.random.fork_rng():  # whether a teacher is trained here must not change the student
+                found = config["kd"]["run"] or self._train_teacher()
+            load_float_run("kd.run", found, config, teacher)
+            distillation.teacher = teacher
+
+    def _train_teacher(self) -> str:
+        """Folder of a float run of the student's topology, kept in this run's folder."""
+        config = self.config.copy()
+        with open_dict(config):
+            config.task, config.c_approach, config.kd = {"_target_": "speech_exp.tasks.task.Task"}, None, None
+            config.model.hidden_size = self.network.encoder.recurrent_layers[0].hidden_size
+        teacher = Experiment(
+            config, {**self.choices, "task": "A", "c_approach": "None", "kd": "none"}, self.folder / "teacher"
+        )
+        print(f"the teacher is trained first, in {teacher.folder}")
+        teacher.build("action")(teacher)
+        return str(teacher.folder)
 
     @cached_property
     def features(self) -> Features:
@@ -218,5 +270,5 @@ class Experiment:
         original = Experiment(config, content["choices"], self.folder)
         original.trains = False
         original.normalizer.load(content["statistics"])
-        original.network.load_state_dict(content["network"])
+        original.deployed = original.task.restore(original.network, content["network"])
         return original

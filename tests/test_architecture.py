@@ -76,7 +76,14 @@ def test_a_config_folder_has_its_code_folder_or_is_one_of_the_few_that_need_none
     folders = {path.name for path in (PROJECT / "conf").iterdir() if path.is_dir()}
     without_code = {"hydra", "launcher", "experiment"}
     homes = {"dataset": "data", "features": "features", "augment": "features", "encoder": "models", "model": "models"}
-    homes |= {"objective": "objectives", "task": "tasks", "trainer": "training", "action": "actions"}
+    homes |= {
+        "objective": "objectives",
+        "task": "tasks",
+        "c_approach": "tasks",
+        "kd": "tasks",
+        "trainer": "training",
+        "action": "actions",
+    }
     assert folders == without_code | set(homes)
     for folder, home in homes.items():
         for path in (PROJECT / "conf" / folder).glob("*.yaml"):

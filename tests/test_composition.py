@@ -7,7 +7,7 @@ from composition import choices, composing, experiment
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-GROUPS = ["features", "augment", "encoder", "objective", "trainer", "action", "launcher", "experiment"]
+GROUPS = ["features", "augment", "encoder", "objective", "kd", "trainer", "action", "launcher", "experiment"]
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +22,80 @@ def test_the_groups_of_the_full_product_are_all_there():
     assert "A" in choices("task")
 
 
+# Task C comes with each of its approaches.
+TASKS = [(task, "null") for task in choices("task") if task != "C"] + [("C", one) for one in choices("c_approach")]
+
+
 @pytest.mark.parametrize(
-    ("dataset", "model", "task"), list(product(choices("dataset"), choices("model"), choices("task")))
+    ("dataset", "model", "task", "c_approach"),
+    [(d, m, *task) for d, m, task in product(choices("dataset"), choices("model"), TASKS)],
 )
-def test_dataset_model_and_task_compose_and_build(compose, tmp_path, dataset, model, task):
-    config = compose(f"dataset={dataset}", f"model={model}", f"task={task}", "trainer.device=cpu", "seed=3")
+def test_dataset_model_task_and_approach_compose_and_build(compose, tmp_path, dataset, model, task, c_approach):
+    typed = [f"c_approach={c_approach}"] if task == "C" else []
+    config = compose(f"dataset={dataset}", f"model={model}", f"task={task}", *typed, "trainer.device=cpu", "seed=3")
     built = experiment(config, tmp_path)
     layer = built.network.encoder.recurrent_layers[0]
     assert layer.name == model
-    assert layer.hidden_size == config.model.hidden_size
     assert built.dataset.name == dataset
     assert built.dataset.split_seed == built.seed == 3
     assert built.task.name == task
+    if task == "A":
+        assert layer.hidden_size == config.model.hidden_size
+    else:
+        assert config.model.hidden_size is None
+        assert layer.size().bytes() <= config.sizes.budget_bytes == 36 * 1024
+    if task == "C":
+        assert built.task.approach.name == c_approach
+        assert built.task.phases(40)[0].last + 1 == built.task.phases(40)[1].first == 10
+
+
+@pytest.mark.parametrize("task", ["B1", "B2", "C"])
+@pytest.mark.parametrize(
+    ("model", "features", "hidden_size"), [("gru", 20, 45), ("lstm", 20, 38), ("gru", 39, 38), ("lstm", 39, 31)]
+)
+def test_the_budget_gives_the_sizes_of_the_design(compose, tmp_path, task, model, features, hidden_size):
+    config = compose(f"task={task}", f"model={model}", f"features=mfcc{features}", "trainer.device=cpu")
+    layer = experiment(config, tmp_path).network.encoder.recurrent_layers[0]
+    assert (layer.hidden_size, layer.output_size) == (hidden_size, hidden_size)
+
+
+@pytest.mark.parametrize(("model", "hidden_size"), [("gru", 97), ("lstm", 83)])
+def test_expansion_counts_what_int8_stores(compose, tmp_path, model, hidden_size):
+    config = compose("task=B2", "task.expand_to_budget=true", f"model={model}", "trainer.device=cpu")
+    assert experiment(config, tmp_path).network.encoder.recurrent_layers[0].hidden_size == hidden_size
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=A", "c_approach=apot2"], "c_approach=apot2 has no meaning with task=A"),
+        (["task=B1", "c_approach=ste"], "c_approach=ste has no meaning with task=B1"),
+        (["kd=teacher"], "kd=teacher has no meaning with task=A"),
+        (["task=B1", "kd=teacher"], "kd=teacher has no meaning with task=B1"),
+        (["task=B2", "kd=teacher"], "set task.qat_epochs"),
+        (["task=B2", "task.qat_epochs=-1"], "task.qat_epochs=-1: expected at least 0"),
+        (["task=C", "kd=teacher", "kd.tau=0"], "kd.tau=0"),
+        (["task=C", "kd=teacher", "kd.alpha=2"], "kd.alpha=2: expected a number from 0 to 1"),
+        (["task=C", "task.k_min=3", "task.k_max=1"], "task.k_min=3"),
+        (["task=C", "task.scope=everything"], "expected one of all, rnn_only, recurrent_matrices"),
+        (
+            ["task=C", "c_approach=mixed_pot", "task.scope=all"],
+            "c_approach=mixed_pot is defined for recurrent_matrices",
+        ),
+        (["task=C", "c_approach=inq", "task.every_n_steps=5"], "has no meaning with c_approach=inq"),
+        (["task=C", "c_approach=ste", "task.every_n_steps=5"], "has no meaning with c_approach=ste"),
+        (["task=C", "task.start_epoch=0"], "task.start_epoch=0: expected at least 1"),
+        (["task=C", "task.fine_tune_lr=0"], "task.fine_tune_lr=0"),
+        (["task=C", "task.every_n_steps=0"], "task.every_n_steps=0"),
+        (["task=B1", "task.budget_bytes=0"], "task.budget_bytes=0: expected at least 1"),
+        (["task=B1", "task.budget_bytes=100"], "task.budget_bytes=100 cannot be met: with hidden size 1"),
+        (["task=B1", "model.hidden_size=46"], "set model.hidden_size to at most 45"),
+        (["model.hidden_size=null"], "task A solves for no size"),
+    ],
+)
+def test_combinations_without_meaning_are_one_sentence(compose, tmp_path, overrides, expected):
+    with pytest.raises(ValueError, match=expected):
+        _ = experiment(compose(*overrides, "trainer.device=cpu"), tmp_path).network
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -122,7 +184,7 @@ def test_unknown_keys_and_choices_fail_in_composition(compose, override):
 
 def test_the_help_page_names_every_choice_of_every_group(compose):
     template = OmegaConf.to_container(compose().hydra.help, resolve=False)["template"]
-    for group in ["dataset", "model", "task", *GROUPS]:
+    for group in ["dataset", "model", "task", "c_approach", *GROUPS]:
         line = next(line for line in template.splitlines() if line.startswith(f"{group} "))
         for choice in choices(group):
             assert choice in line, f"{group}={choice} is not in the help page"

@@ -110,7 +110,7 @@ def _training(experiment: Context) -> str:
     losses: list[float] = []
     started = time.perf_counter()
     while time.perf_counter() - started < _SECONDS_OF_TRAINING or len(losses) < 2:
-        loss = experiment.objective.loss(network.train(), batch)
+        loss = experiment.objective.loss(network.train()(batch.features_BTF, batch.lengths_B), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

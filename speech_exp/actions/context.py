@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from speech_exp.data.digits import Digits, LoadedDigits
 from speech_exp.features.assembly import Features
 from speech_exp.features.augment import SpecAugment
@@ -22,6 +24,7 @@ class Context(Protocol):
     choices: dict[str, str]  # config group -> chosen file
     features_seconds: float  # time that `features` took
     seed: int
+    deployed: nn.Module | None  # of a checkpoint
 
     @property
     def trainer(self) -> Trainer: ...
@@ -45,6 +48,9 @@ class Context(Protocol):
     def network(self) -> ClassificationNetwork: ...
     @property
     def cache_folder(self) -> Path: ...
+
+    def prepare_training(self) -> None:
+        """Get the trained runs that this one builds on; a teacher that no run is named for is trained."""
 
     def plain_config(self) -> dict[str, Any]:
         """Resolved config and group choices, as a checkpoint keeps them."""

@@ -25,14 +25,16 @@ class Evaluate:
                 f"checkpoint={self.checkpoint} was made from other data (fingerprint {content['data_fingerprint'][:12]}, "
                 f"found {found[:12]}): set dataset.root to the recordings it was trained on"
             )
-        certificate = original.task.certify(original.network)
+        assert original.deployed is not None
+        certificate = original.task.certify(original.deployed)
         with original.trainer.runtime.autocast():
             evaluation = original.objective.evaluate(
-                original.network,
+                original.deployed,
                 original.features.parts["test"].by_length(original.trainer.batch_size),
                 original.dataset.class_names,
             )
-        print_table({f"test {name}": repr(value) for name, value in evaluation.metrics.items()})
+        facts = {f"test {name}": repr(value) for name, value in evaluation.metrics.items()}
+        print_table(facts | {"certificate": certificate.text()})
         write_json(
             experiment.folder / "evaluation.json",
             {

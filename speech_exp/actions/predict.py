@@ -8,6 +8,7 @@ import torch
 
 from speech_exp.actions.context import Context
 from speech_exp.data.audio import AUDIO_SUFFIXES, AudioError, read_any
+from speech_exp.objectives.classification import device_of
 from speech_exp.training.checkpoint import load_deployable
 
 
@@ -24,8 +25,9 @@ class Predict:
     def __call__(self, experiment: Context) -> None:
         paths = self._paths()
         original = experiment.of_checkpoint(load_deployable(self.checkpoint))
-        network, names = original.network.eval(), original.dataset.class_names
-        device = original.trainer.runtime.device
+        assert original.deployed is not None
+        network, names = original.deployed.eval(), original.dataset.class_names
+        device = device_of(network)
         print("file", "label", *(f"p({name})" for name in names), sep="\t")
         bad: list[AudioError] = []
         for path in paths:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from operator import eq
 from typing import Any
 
+from torch import nn
+
 from speech_exp.actions.context import Context
-from speech_exp.objectives.classification import ClassificationNetwork, Evaluation
+from speech_exp.objectives.classification import Evaluation
 from speech_exp.progress import print_table
+from speech_exp.reporting.latency import latency_ms
 from speech_exp.reporting.run_record import RunRecord
-from speech_exp.reporting.sizes import network_size, window_text
+from speech_exp.reporting.sizes import run_size, window_text
 from speech_exp.reporting.tensorboard import event_writer
+from speech_exp.tasks.storage import stored_in_float
 from speech_exp.tasks.task import Certificate
 from speech_exp.training import checkpoint
 from speech_exp.training.trainer import EpochRow, Fit
@@ -28,51 +33,62 @@ class Train:
             _describe(experiment)
             return None
         started = time.perf_counter()
-        device = str(experiment.trainer.runtime.device)
+        device, task = str(experiment.trainer.runtime.device), experiment.task
         record = RunRecord(experiment.folder)
         with record.running(seed=experiment.seed, config_hash=experiment.config_hash(), device=device):
-            network, parts = experiment.network, experiment.features.parts
+            parts = experiment.features.parts
             record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
+            experiment.network  # noqa: B018  (its hidden size is solved for here)
+            if task.sizing:
+                print(f"hidden size {task.sizing}")
+            experiment.prepare_training()
             fit, history = _fit(experiment, record)
-            network = experiment.task.deployable(fit.best)
-            certificate = experiment.task.certify(network)
-            with experiment.trainer.runtime.autocast():
-                evaluation = experiment.objective.evaluate(
-                    network, parts["test"].by_length(experiment.trainer.batch_size), experiment.dataset.class_names
-                )
-            _save(experiment, network, fit)
-            record.write_predictions(evaluation.predictions)
+            deployed = task.deployable(fit.best, parts["train"])
+            certificate = task.certify(deployed)
+            validation = _evaluate(experiment, deployed, "validation")
+            test = _evaluate(experiment, deployed, "test")
+            _save(experiment, deployed, fit)
+            record.write_predictions(test.predictions)
             record.write_results(
-                _results(experiment, network, fit, evaluation, certificate, time.perf_counter() - started)
+                _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
             )
-            _draw(experiment, network, fit, evaluation, history)
-        metrics = evaluation.metrics
-        print_table(
-            {
-                "best epoch": f"{fit.best_epoch} of {fit.epochs}",
-                "validation accuracy": f"{fit.best_metrics['accuracy']:.2%}",
-                "test accuracy": f"{metrics['accuracy']:.2%}",
-                "test macro F1": f"{metrics['f1_macro']:.2%}",
-                "training": f"{fit.seconds:.1f} s, {fit.utterances_per_s:,.0f} utterances/s",
-                "run folder": str(experiment.folder),
-            }
-        )
-        return fit.best_metrics["accuracy"]
+            _draw(experiment, deployed, fit, test, history)
+        facts = {
+            "best epoch": f"{fit.best_epoch} of {fit.epochs}",
+            "validation accuracy": f"{validation.metrics['accuracy']:.2%}",
+            "test accuracy": f"{test.metrics['accuracy']:.2%}",
+            "test macro F1": f"{test.metrics['f1_macro']:.2%}",
+            "certificate": certificate.text(),
+            "training": f"{fit.seconds:.1f} s, {fit.utterances_per_s:,.0f} utterances/s",
+            "run folder": str(experiment.folder),
+        }
+        print_table(facts)
+        return validation.metrics["accuracy"]
+
+
+def _evaluate(experiment: Context, network: nn.Module, part: str) -> Evaluation:
+    batches = experiment.features.parts[part].by_length(experiment.trainer.batch_size)
+    with experiment.trainer.runtime.autocast():
+        return experiment.objective.evaluate(network, batches, experiment.dataset.class_names)
 
 
 def _describe(experiment: Context) -> None:
     """Sizes of what would be trained; reads the index of the data, trains nothing."""
-    network, trainer = experiment.network, experiment.trainer
-    size = network_size(network, experiment.task.budget_bytes)
+    network, trainer, task = experiment.network, experiment.trainer, experiment.task
+    stored = stored_in_float(network)
     batches = trainer.batches_per_epoch(len(experiment.loaded.parts["train"]))
     print_table(
         {
-            "model": f"{experiment.choices['model']}, hidden size {size['hidden_size']}",
-            "parameters": f"{size['parameters']:,}",
-            "bytes a recurrent layer": ", ".join(f"{count:,}" for count in size["recurrent_layer_bytes"]),
-            "bytes of the model": f"{size['model_bytes']:,}",
+            "model": experiment.choices["model"],
+            "hidden size": task.sizing or str(network.encoder.recurrent_layers[0].hidden_size),
+            "parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
+            "bytes a recurrent layer": ", ".join(f"{count:,}" for count in stored.recurrent_layer_bytes)
+            + " in float32",
+            "bytes of the model": f"{stored.model_bytes:,} in float32",
             "window": window_text(network, experiment.extractor.hop_s),
             "batches an epoch": f"{batches} of {trainer.batch_size}",
+            "epochs": ", then ".join(f"{phase.first} to {phase.last}" for phase in task.phases(trainer.epochs))
+            or "none",
             "device": trainer.runtime.device_name,
         }
     )
@@ -101,57 +117,71 @@ def _fit(experiment: Context, record: RunRecord) -> tuple[Fit, list[EpochRow]]:
     return fit, history
 
 
-def _save(experiment: Context, network: ClassificationNetwork, fit: Fit) -> None:
+def _save(experiment: Context, network: nn.Module, fit: Fit) -> None:
     content = {
-        "format": checkpoint.FORMAT,
         **experiment.plain_config(),
         "statistics": experiment.normalizer.statistics(),
         "network": network.state_dict(),
         "class_names": list(experiment.dataset.class_names),
         "data_fingerprint": experiment.loaded.fingerprint,
     }
-    checkpoint.save(content, experiment.folder / "checkpoints" / f"checkpoint_epoch_{fit.best_epoch}_best.pt")
+    checkpoint.save_deployable(
+        content, experiment.folder / "checkpoints" / f"checkpoint_epoch_{fit.best_epoch}_best.pt"
+    )
 
 
 def _results(
     experiment: Context,
-    network: ClassificationNetwork,
+    deployed: nn.Module,
     fit: Fit,
-    evaluation: Evaluation,
+    validation: Evaluation,
+    test: Evaluation,
     certificate: Certificate,
     total_s: float,
 ) -> dict[str, Any]:
     """results.json (DESIGN section 2)."""
-    from speech_exp.reporting.latency import latency_ms
-
-    choices, parts = experiment.choices, experiment.features.parts
+    choices, task, parts = experiment.choices, experiment.task, experiment.features.parts
     train_frames = parts["train"].lengths_WU[0].double()
-    return {
+    metrics = {"val": validation.metrics, "test": test.metrics, "test_per_class": test.per_class}
+    if task.reference is not None:
+        metrics["test_float"] = _evaluate(experiment, task.reference, "test").metrics
+    results = {
         "schema_version": 1,
         "dataset": choices["dataset"],
         "split": experiment.dataset.split,
         "test_speaker": experiment.dataset.test_speaker,
         **{name: choices[name] for name in ("features", "encoder", "objective", "model", "task")},
-        "c_approach": None,
-        "kd": None,
+        "c_approach": None if choices["c_approach"] == "None" else choices["c_approach"],
+        "kd": None if choices["kd"] == "none" else choices["kd"],
         "seed": experiment.seed,
         "epochs": fit.epochs,
         "best_epoch": fit.best_epoch,
-        "metrics": {"val": fit.best_metrics, "test": evaluation.metrics, "test_per_class": evaluation.per_class},
-        "size": network_size(network, experiment.task.budget_bytes),
+        "metrics": metrics,
+        "size": run_size(experiment.network, task, deployed),
         "certificate": asdict(certificate),
-        "latency_ms": latency_ms(network, parts["test"]),
+        "latency_ms": latency_ms(deployed, parts["test"]),
         "seconds": {"features": experiment.features_seconds, "train": fit.seconds, "total": total_s},
         "throughput": {
             "utterances_per_s": fit.utterances_per_s,
             "audio_s_per_s": fit.utterances_per_s * train_frames.mean().item() * experiment.extractor.hop_s,
         },
     }
+    engines: dict[str, dict[str, Any]] = {}
+    reference: list[str] = []
+    for name, (network, model_bytes) in task.engines(deployed).items():
+        evaluation = _evaluate(experiment, network, "test")
+        found = [row["prediction"] for row in evaluation.predictions]
+        reference = found if name == "float" else reference
+        engines[name] = {
+            "metrics": evaluation.metrics,
+            "model_bytes": model_bytes,
+            "latency_ms": latency_ms(network, parts["test"])["mean"],
+            "agreement": sum(map(eq, found, reference)) / len(found),
+        }
+    return results | {"engines": engines} if engines else results
 
 
-def _draw(
-    experiment: Context, network: ClassificationNetwork, fit: Fit, evaluation: Evaluation, history: list[EpochRow]
-) -> None:
+def _draw(experiment: Context, deployed: nn.Module, fit: Fit, evaluation: Evaluation, history: list[EpochRow]) -> None:
     from speech_exp.reporting.run_figures import draw_evaluation, draw_flowchart, draw_recording
 
     folder, parts, choices = experiment.folder / "figures", experiment.features.parts, experiment.choices
@@ -159,7 +189,7 @@ def _draw(
     first = next(i for i, r in enumerate(experiment.loaded.recordings) if r.id == parts["test"].ids[0])
     draw_recording(
         folder,
-        network,
+        deployed,
         parts["test"],
         experiment.loaded.waveform(first),
         experiment.extractor,
@@ -172,6 +202,7 @@ def _draw(
         "best_epoch": fit.best_epoch,
         "epochs": fit.epochs,
         "accuracy": evaluation.metrics["accuracy"],
-        "constraint": experiment.task.constraint_text(),
+        "constraint": experiment.task.constraint_lines(),
+        "constrained": experiment.task.constrained,
     }
-    draw_flowchart(folder, network, parts, facts, experiment.extractor.hop_s)
+    draw_flowchart(folder, experiment.network, parts, facts, experiment.extractor.hop_s)

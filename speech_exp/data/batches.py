@@ -7,7 +7,7 @@ W waveform variants.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,12 @@ class Batch:
     targets: torch.Tensor  # class ids B, or concatenated character ids
     target_lengths_B: torch.Tensor | None
     ids: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        lengths = None if self.target_lengths_B is None else self.target_lengths_B.to(device)
+        return Batch(
+            self.features_BTF.to(device), self.lengths_B.to(device), self.targets.to(device), lengths, self.ids
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class InMemoryUtterances:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to(self, device: torch.device) -> InMemoryUtterances:
+        return replace(self, frames_NF=self.frames_NF.to(device), targets_U=self.targets_U.to(device))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """The recordings themselves, in their order."""

@@ -99,9 +99,8 @@ class Classification:
     def network(self, encoder: CompactEncoder, num_classes: int) -> ClassificationNetwork:
         return ClassificationNetwork(encoder, num_classes, self.pooling, self.dropout)
 
-    def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, logits_BV: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean over the batch."""
-        logits_BV = network(batch.features_BTF, batch.lengths_B)
         return functional.cross_entropy(logits_BV.float(), batch.targets, label_smoothing=self.label_smoothing)
 
     def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
@@ -112,12 +111,17 @@ class Classification:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:
-        """Metrics over all batches; the loss is cross-entropy without smoothing, mean over utterances."""
+        """Metrics over all batches; the loss is cross-entropy without smoothing, mean over utterances.
+
+        Batches are brought to the network's device: integer engines run on the CPU beside a GPU's training.
+        """
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
         network.eval()
+        device = device_of(network)
         logits, targets, ids = [], [], []
         for batch in batches:
+            batch = batch.to(device)
             logits.append(network(batch.features_BTF, batch.lengths_B).float().cpu())
             targets.append(batch.targets.cpu())
             ids += batch.ids
@@ -150,3 +154,11 @@ class Classification:
                 )
             ],
         )
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its tensors lie; the CPU for one without any that torch knows of (packed dynamic INT8)."""
+    return next(
+        (tensor.device for tensor in network.state_dict().values() if isinstance(tensor, torch.Tensor)),
+        torch.device("cpu"),
+    )

@@ -12,13 +12,16 @@ from speech_exp.reporting import files
 from speech_exp.reporting.comparison_tables import csv_table, markdown_report
 from speech_exp.reporting.estimates import by_seed, by_speaker, mean, student_interval
 from speech_exp.reporting.figures import comparing
+from speech_exp.reporting.figures.pareto import Point, comparison_bytes, pareto_front
+from speech_exp.reporting.float_reference import reference_notes
 from speech_exp.reporting.grouping import Group, Grouping, group_runs, test_speaker
-from speech_exp.reporting.measures import accuracy, per_class
+from speech_exp.reporting.measures import accuracy, per_class, stored_bytes
 from speech_exp.reporting.runs import Run, find_runs
 
 __all__ = ["Comparison", "Run", "compare", "find_runs"]
 
-FIGURES = ("comparison_accuracy.png", "comparison_per_class.png", "comparison_curves.png", "comparison_size.png")
+FIGURES = ("comparison_accuracy.png", "comparison_per_class.png", "comparison_curves.png", "comparison_bytes.png")
+REPLACED_FIGURES = ("comparison_size.png",)  # of earlier versions
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ def compare(
     everything = sorted(runs, key=lambda run: run.name)
     grouping = group_runs(everything, columns)
     not_counted = tuple(run for run in everything if run.results is None)
-    notes = [*grouping.notes, *_notes(grouping)]
+    notes = [*grouping.notes, *_notes(grouping), *reference_notes(grouping.groups), *_front_note(grouping.groups)]
     out = Path(out_folder)
     # Figures first: a report never links to one that is missing or left from an earlier comparison.
-    for name in FIGURES:
+    for name in (*FIGURES, *REPLACED_FIGURES):
         (out / name).unlink(missing_ok=True)
     figures = _draw(grouping.groups, out)
     markdown = markdown_report(grouping, notes, not_counted, [path.name for path in figures])
@@ -95,9 +98,22 @@ def _lacking(group: Group) -> list[str]:
     return [f"seed {seed} with speaker {speaker}" for seed, speaker in pairs if (seed, speaker) not in present]
 
 
+def _classified(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if all(accuracy(run) is not None for run in group.runs)]
+
+
+def _front_note(groups: Sequence[Group]) -> list[str]:
+    classified = _classified(groups)
+    if len(classified) < 2:
+        return []
+    points = _points(classified)
+    listed = [f"{classified[at].label} ({points[at].stored_bytes:,.0f} bytes)" for at in pareto_front(points)]
+    return [f"Pareto front of accuracy over stored bytes: {', '.join(listed)}."]
+
+
 def _draw(groups: Sequence[Group], out: Path) -> list[Path]:
     """The figures that the runs have data for; those of recognition by words need other runs than classification."""
-    classified = [group for group in groups if all(accuracy(run) is not None for run in group.runs)]
+    classified = _classified(groups)
     paths: list[Path] = []
     if not classified:
         return paths
@@ -112,13 +128,20 @@ def _draw(groups: Sequence[Group], out: Path) -> list[Path]:
     paths.append(comparing.comparison_per_class(scores, out / FIGURES[1]))
     curves = {group.label: _curves(group) for group in classified}
     if any(curves.values()):
-        paths.append(comparing.comparison_curves(curves, out / FIGURES[2]))
-    sizes = {
-        group.label: mean([run.results["size"]["model_bytes"] for run in group.runs if run.results is not None])
-        for group in classified
-    }
-    paths.append(comparing.comparison_size(sizes, means, out / FIGURES[3]))
+        names = {group.label: (group.model, group.setting) for group in classified}
+        paths.append(comparing.comparison_curves(curves, names, out / FIGURES[2]))
+    paths.append(comparison_bytes(_points(classified), out / FIGURES[3]))
     return paths
+
+
+def _points(classified: Sequence[Group]) -> list[Point]:
+    """Accuracy over the bytes stored, one point a group."""
+    points = []
+    for group in classified:
+        found = student_interval(list(by_seed(group, _accuracy).values()))
+        stored = mean([stored_bytes(run) or 0 for run in group.runs])
+        points.append(Point(group.model, group.setting, stored, found.mean, found.half_width))
+    return points
 
 
 def _accuracy(run: Run) -> float:

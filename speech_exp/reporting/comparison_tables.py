@@ -11,8 +11,9 @@ from speech_exp.reporting.files import csv_text
 from speech_exp.reporting.grouping import Group, Grouping, seed, test_speaker
 from speech_exp.reporting.runs import Run
 
-MOST_COLUMNS = 9  # beyond it groups become rows: wider tables cannot be read
+MOST_COLUMNS = 8  # beyond it groups become rows: wider tables cannot be read
 NONE = "–"
+LAYER_KEYS = ("recurrent_layer_bytes", "packed_layer_bytes")
 CLASS_TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 
 
@@ -27,6 +28,7 @@ def markdown_report(
     if notes:
         parts.append("\n".join(f"- {_cell(note)}" for note in notes))
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in figures]
+    parts += _engine_section(groups)
     parts += _speaker_section(groups)
     parts += _class_section(groups)
     parts += ["## Runs", _runs_table(groups)]
@@ -47,30 +49,38 @@ def _introduction(grouping: Grouping, counted: int, left_out: int) -> str:
 
 
 def _main_rows(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Title and one text a group for each measure; of many groups, only the measures that matter most."""
     table = [("runs (seeds)", [f"{len(group.runs)} ({len(group.seeds)})" for group in groups])]
+    brief = len(groups) > MOST_COLUMNS
     for row in measures.rows(tuple(groups)):
+        if brief and not row.measure.brief:
+            continue
         texts = [_estimate(estimate, row.measure) for estimate in row.estimates]
-        if row.measure.key == "recurrent_layer_bytes":
-            texts = [_layers(group) for group in groups]
+        if row.measure.key in LAYER_KEYS:
+            texts = [_layers(group, row.measure.key) for group in groups]
         table.append((row.measure.title, texts))
         if row.measure.key == "accuracy" and any(len(group.speakers) > 1 for group in groups):
             table.append(("worst speaker (%)", [_worst(group) for group in groups]))
-    table.append(("latency measured on", [", ".join(measures.latency_devices(group)) for group in groups]))
-    return table
+    devices = [", ".join(measures.latency_devices(group)) for group in groups]
+    if brief and len(set(devices)) == 1:  # no column for one and the same word
+        return [(title.replace("(ms)", f"(ms, {devices[0]})"), texts) for title, texts in table]
+    return [*table, ("latency measured on", devices)]
 
 
 def _estimate(estimate: Estimate | None, measure: measures.Measure) -> str:
     if estimate is None:
         return NONE
-    text = f"{measure.scale * estimate.mean:,.{measure.decimals}f}"
+    text = f"{round(measure.scale * estimate.mean, measure.decimals) + 0.0:,.{measure.decimals}f}"  # no -0.00
     if not measure.interval or estimate.half_width is None:
         return text
     return f"{text} ± {measure.scale * estimate.half_width:.{measure.decimals}f}"
 
 
-def _layers(group: Group) -> str:
+def _layers(group: Group, key: str) -> str:
     """Bytes of each layer, such as `26,640 + 26,640`; several where the group's runs differ."""
-    return " or ".join(" + ".join(f"{layer:,}" for layer in layers) or NONE for layers in measures.layer_bytes(group))
+    return " or ".join(
+        " + ".join(f"{layer:,}" for layer in layers) or NONE for layers in measures.layer_bytes(group, key)
+    )
 
 
 def _worst(group: Group) -> str:
@@ -79,6 +89,19 @@ def _worst(group: Group) -> str:
         return NONE
     name = min(speakers, key=lambda one: (speakers[one], one))
     return f"{100 * speakers[name]:.2f} ({name})"
+
+
+def _engine_section(groups: Sequence[Group]) -> list[str]:
+    own = tuple(group for group in groups if all("engines" in (run.results or {}) for run in group.runs))
+    found = measures.engine_rows(own)
+    measured = {row.measure.title for rows in found.values() for row in rows}
+    titles = [measure.title for measure in measures.engine_measures("float") if measure.title in measured]
+    lines = []
+    for at, group in enumerate(own):
+        for engine, rows in found.items():
+            texts = {row.measure.title: _estimate(row.estimates[at], row.measure) for row in rows}
+            lines.append([_cell(group.label), engine, *(texts.get(title, NONE) for title in titles)])
+    return ["## Engines side by side", _markdown(["group", "engine", *titles], lines, words=(1,))] if lines else []
 
 
 def _speaker_section(groups: Sequence[Group]) -> list[str]:
@@ -154,24 +177,20 @@ def _number(count: int, noun: str) -> str:
 
 
 def csv_table(grouping: Grouping) -> str:
-    """One row a group, metric and item: the item is a class, a test speaker or a layer's index, else empty.
+    """One row a group, metric and item: the item is a class, a test speaker, an engine or a layer's index, else empty.
 
     Values are in `unit`, unrounded; `low` and `high` are the 95 % interval over seeds, empty where there is none; `n`
     is the number of values that the mean is of (seeds; for classes and speakers, runs).
     """
     columns = ["group", *grouping.keys, "metric", "item", "unit", "n", "mean", "low", "high"]
     lines: list[dict[str, Any]] = []
-    all_rows = measures.rows(grouping.groups)
+    all_rows, engines = measures.rows(grouping.groups), measures.engine_rows(grouping.groups)
     for at, group in enumerate(grouping.groups):
         head = {"group": group.label, **group.fields}
         lines.append({**head, "metric": "runs", "unit": "count", "mean": len(group.runs)})
-        for row in all_rows:
-            estimate = row.estimates[at]
-            if estimate is not None:
-                whole = row.measure.unit in ("count", "bytes") and estimate.mean.is_integer()
-                value = int(estimate.mean) if whole else estimate.mean
-                numbers = {"n": estimate.n, "mean": value, "low": estimate.low, "high": estimate.high}
-                lines.append({**head, "metric": row.measure.key, "unit": row.measure.unit, **numbers})
+        lines += [{**head, **cells} for row in all_rows for cells in _csv_cells(row, at)]
+        for engine, rows in engines.items():
+            lines += [{**head, **cells, "item": engine} for row in rows for cells in _csv_cells(row, at)]
         for layers in measures.layer_bytes(group):
             for index, size in enumerate(layers):
                 lines.append({**head, "metric": "layer_bytes", "item": index, "unit": "bytes", "mean": size})
@@ -185,3 +204,14 @@ def csv_table(grouping: Grouping) -> str:
                 {**head, "metric": "speaker_accuracy", "item": name, "unit": "fraction", "n": count, "mean": value}
             )
     return csv_text(columns, lines)
+
+
+def _csv_cells(row: measures.Row, at: int) -> list[dict[str, Any]]:
+    """The group's line of a measure; none where it lacks it."""
+    estimate = row.estimates[at]
+    if estimate is None:
+        return []
+    whole = row.measure.unit in ("count", "bytes") and estimate.mean.is_integer()
+    value = int(estimate.mean) if whole else estimate.mean
+    numbers = {"n": estimate.n, "mean": value, "low": estimate.low, "high": estimate.high}
+    return [{"metric": row.measure.key, "unit": row.measure.unit, **numbers}]

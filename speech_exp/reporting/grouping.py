@@ -10,7 +10,8 @@ from speech_exp.reporting.runs import Run
 
 RESULT_KEYS = ("dataset", "split", "features", "encoder", "objective", "model", "task", "c_approach", "kd")
 DERIVED_KEYS = ("encoder", "objective")  # usually follow from the data set: named only where they tell groups apart
-SHOWN_BARE = {"dataset", "features", "model", "task", "c_approach"}  # values that speak for themselves in a label
+CONSTRAINT_KEYS = ("task", "c_approach", "kd")  # one part of a label: `C apot2 + kd`
+SHOWN_BARE = {"dataset", "features", "model"}  # values that speak for themselves in a label
 ORDER = {"model": ("gru", "lstm", "lmu"), "task": ("A", "B1", "B2", "C"), "kd": ("none", "teacher")}
 # What repeats a setting instead of changing it: means are taken over these.
 FOLD_KEYS = ("dataset.test_speaker", "dataset.validation_speaker")
@@ -29,6 +30,16 @@ class Group:
     label: str
     fields: Settings
     runs: tuple[Run, ...]
+
+    @property
+    def model(self) -> str:
+        """Empty where the groups do not differ in it."""
+        return self.fields.get("model", "")
+
+    @property
+    def setting(self) -> str:
+        """The label without the model."""
+        return _label({key: value for key, value in self.fields.items() if key != "model"})
 
     @property
     def seeds(self) -> list[int]:
@@ -56,6 +67,11 @@ def seed(run: Run) -> int:
 def test_speaker(run: Run) -> str | None:
     assert run.results is not None
     return run.results["test_speaker"] if run.results["split"] == "speaker" else None
+
+
+def folds(run: Run) -> tuple[str, ...]:
+    """Which part of the data the run holds out, where its config tells."""
+    return tuple(_text(run.config.get(key, run.overrides.get(key))) for key in FOLD_KEYS)
 
 
 def group_runs(runs: Iterable[Run], columns: Sequence[str] | None = None) -> Grouping:
@@ -141,13 +157,17 @@ def _chosen_keys(
 
 
 def _label(fields: Settings) -> str:
-    parts = []
-    for key, value in fields.items():
-        if key in SHOWN_BARE:
-            parts += [value] if value != "none" else []
-        else:
-            parts.append(f"{key}={value}")
-    return " · ".join(parts)
+    bare = [value for key, value in fields.items() if key in SHOWN_BARE and value != "none"]
+    other = [f"{key}={value}" for key, value in fields.items() if key not in (*SHOWN_BARE, *CONSTRAINT_KEYS)]
+    return " · ".join(part for part in (*bare, _constraint_label(fields), *other) if part)
+
+
+def _constraint_label(fields: Settings) -> str:
+    words = [fields[key] for key in ("task", "c_approach") if fields.get(key, "none") != "none"]
+    if "kd" in fields:
+        with_kd = fields["kd"] != "none"
+        words += (["+ kd"] if words else ["kd"]) if with_kd else ([] if words else ["no kd"])
+    return " ".join(words)
 
 
 def _rank(key: str, value: str) -> tuple[int, float, str]:
@@ -165,8 +185,7 @@ def _without_doubles(runs: Sequence[Run], settings: dict[str, Settings]) -> tupl
     """The last run by name of each seed, speaker and setting; a rerun counted twice would narrow the interval."""
     last: dict[tuple[Any, ...], Run] = {}
     for run in runs:
-        folds = tuple(_text(run.config.get(key, run.overrides.get(key))) for key in FOLD_KEYS)
-        last[(seed(run), test_speaker(run), folds, tuple(settings[run.name].values()))] = run
+        last[(seed(run), test_speaker(run), folds(run), tuple(settings[run.name].values()))] = run
     kept = [run for run in runs if any(run is other for other in last.values())]
     return kept, [run.name for run in runs if all(run is not other for other in kept)]
 

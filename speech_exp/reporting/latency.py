@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from speech_exp.data.batches import InMemoryUtterances
+from speech_exp.objectives.classification import device_of
 
 _UTTERANCES = 100
 _WARM_UP = 10
@@ -18,7 +19,8 @@ _WARM_UP = 10
 def latency_ms(network: nn.Module, part: InMemoryUtterances) -> dict[str, float | str]:
     """Mean and 95th percentile over up to 100 utterances of the network alone, features being ready, on its device."""
     network.eval()
-    device = part.frames_NF.device
+    device = device_of(network)
+    part = part.to(device)
     batches = [batch for batch, _ in zip(part.in_order(1), range(_UTTERANCES), strict=False)]
     times_ms = []
     for batch in batches[:_WARM_UP] + batches:

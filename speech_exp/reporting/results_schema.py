@@ -38,17 +38,28 @@ NUMBER = Kind("a finite number", _is_number)
 AMOUNT = Kind("a finite number of at least 0", lambda value: _is_number(value) and value >= 0)
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 TABLE = Kind("a dict", lambda value: isinstance(value, dict))
+TRUE = Kind("true, as a failed check ends the run", lambda value: value is True)
 VERSION = Kind(
     f"{SCHEMA_VERSION}, the version this code reads", lambda value: _is_int(value) and value == SCHEMA_VERSION
 )
 
-Schema = Mapping[str, "Kind | Schema"]
+Schema = Mapping[str, "Kind | Maybe | Schema"]
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """What a key holds where it is present."""
+
+    expected: Kind | Schema
+
 
 METRICS: dict[str, Schema] = {
     "classification": {"accuracy": FRACTION, "f1_macro": FRACTION, "loss": NUMBER},
     "ctc": {"wer": AMOUNT, "cer": AMOUNT, "loss": NUMBER},
 }
 PER_CLASS: Schema = {"precision": FRACTION, "recall": FRACTION, "f1": FRACTION, "support": COUNT}
+ENGINES = ("float", "dynamic", "integer")
+CERTIFICATE: Schema = {"kind": TEXT, "passed": TRUE, "checked": COUNT, "details": TABLE}
 OBJECTIVE = Kind(" or ".join(METRICS), lambda value: value in METRICS)
 
 COMMON: Schema = {
@@ -74,25 +85,25 @@ COMMON: Schema = {
         "model_bytes": COUNT,
         "bits_per_weight": AMOUNT.or_none(),
         "packed_bytes": COUNT.or_none(),
+        "packed_layer_bytes": Maybe(COUNTS.or_none()),
     },
     "latency_ms": {"mean": AMOUNT, "p95": AMOUNT, "device": TEXT},
     "seconds": {"features": AMOUNT, "train": AMOUNT, "total": AMOUNT},
     "throughput": {"utterances_per_s": AMOUNT, "audio_s_per_s": AMOUNT},
 }
-OPTIONAL: Schema = {"engines": TABLE, "certificate": TABLE}
 
 
 def validate_results(results: Any, allow_unknown: bool = False) -> None:
     """Raise a ValueError that names every key that is missing, of a wrong type, or unknown.
 
-    Writers leave `allow_unknown` false; readers set it, so that results of later versions can still be compared.
+    Writers leave `allow_unknown` false; readers set it, so that results of later versions, and of the earliest ones,
+    which have no certificate, can still be compared.
     """
     if not isinstance(results, Mapping):
         raise ValueError(
             f"results.json holds a {type(results).__name__}, expected a dict with the keys of DESIGN section 2"
         )
-    schema: dict[str, Kind | Schema] = {**COMMON, "metrics": _metrics_schema(results)}
-    problems = _problems(results, schema, OPTIONAL, "", allow_unknown)
+    problems = _problems(results, _schema(results, allow_unknown), "", allow_unknown)
     epochs, best = results.get("epochs"), results.get("best_epoch")
     if isinstance(epochs, int) and isinstance(best, int) and best > epochs:
         problems.append(f"best_epoch is {best}, expected at most epochs, which is {epochs}")
@@ -100,31 +111,35 @@ def validate_results(results: Any, allow_unknown: bool = False) -> None:
         raise ValueError("results.json: " + "; ".join(problems))
 
 
-def _metrics_schema(results: Mapping[str, Any]) -> Schema:
-    """Schema of `metrics`: it depends on the objective, the classes and whether a float model was tested too."""
+def _schema(results: Mapping[str, Any], allow_unknown: bool) -> Schema:
+    """The whole schema: metrics depend on the objective and the classes."""
     objective = results.get("objective")
     # A list, a dict or an unknown name is reported at its own key; metrics are then read as those of a classification.
     known = objective if isinstance(objective, str) and objective in METRICS else "classification"
-    metrics = results.get("metrics")
-    found: Mapping[str, Any] = metrics if isinstance(metrics, Mapping) else {}
-    schema: dict[str, Kind | Schema] = {"val": METRICS[known], "test": METRICS[known]}
-    if "test_float" in found:
-        schema["test_float"] = METRICS[known]
+    own = METRICS[known]
+    metrics: dict[str, Kind | Maybe | Schema] = {"val": own, "test": own, "test_float": Maybe(own)}
     if known == "classification":
-        classes = found.get("test_per_class")
+        found = results.get("metrics")
+        classes = found.get("test_per_class") if isinstance(found, Mapping) else None
         names = list(classes) if isinstance(classes, Mapping) and classes else ["<class>"]
-        schema["test_per_class"] = dict.fromkeys(names, PER_CLASS)
-    return schema
+        metrics["test_per_class"] = dict.fromkeys(names, PER_CLASS)
+    # `agreement` is the share of test predictions that are the same as the float engine's.
+    engine: Schema = {"metrics": own, "model_bytes": COUNT, "latency_ms": AMOUNT, "agreement": Maybe(FRACTION)}
+    return {
+        **COMMON,
+        "metrics": metrics,
+        "certificate": Maybe(CERTIFICATE) if allow_unknown else CERTIFICATE,
+        "engines": Maybe(dict.fromkeys(ENGINES, engine)),
+    }
 
 
-def _problems(
-    value: Mapping[str, Any], schema: Schema, optional: Schema, prefix: str, allow_unknown: bool
-) -> list[str]:
+def _problems(value: Mapping[str, Any], schema: Schema, prefix: str, allow_unknown: bool) -> list[str]:
     problems = []
-    for key, expected in {**schema, **optional}.items():
+    for key, declared in schema.items():
         name = f"{prefix}{key}"
+        expected = declared.expected if isinstance(declared, Maybe) else declared
         if key not in value:
-            if key in schema:
+            if not isinstance(declared, Maybe):
                 problems.append(
                     f"{name} is missing, expected {expected.text if isinstance(expected, Kind) else 'a dict'}"
                 )
@@ -134,8 +149,8 @@ def _problems(
         elif not isinstance(value[key], Mapping):
             problems.append(f"{name} is {value[key]!r}, expected a dict")
         else:
-            problems += _problems(value[key], expected, {}, f"{name}.", allow_unknown)
+            problems += _problems(value[key], expected, f"{name}.", allow_unknown)
     if not allow_unknown:
-        unknown = [key for key in value if key not in schema and key not in optional]
-        problems += [f"{prefix}{key} is unknown, expected one of {', '.join([*schema, *optional])}" for key in unknown]
+        unknown = [key for key in value if key not in schema]
+        problems += [f"{prefix}{key} is unknown, expected one of {', '.join(schema)}" for key in unknown]
     return problems

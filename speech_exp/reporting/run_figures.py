@@ -8,38 +8,44 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.features.mfcc import FeatureExtractor
-from speech_exp.objectives.classification import ClassificationNetwork, Evaluation
+from speech_exp.objectives.classification import ClassificationNetwork, Evaluation, device_of
 from speech_exp.reporting.figures.confusion import confusion_matrix
-from speech_exp.reporting.figures.curves import training_curves
+from speech_exp.reporting.figures.curves import Row, phases_of, training_curves
 from speech_exp.reporting.figures.features import features_figure
-from speech_exp.reporting.figures.flow import Box, flowchart
+from speech_exp.reporting.figures.flow import Box, Constraint, flowchart
 from speech_exp.reporting.figures.metrics import metrics_table
 from speech_exp.reporting.figures.occlusion import occlusion_figure
 from speech_exp.reporting.sizes import window_text
 
 _OCCLUSION_WINDOW_S = 0.064
+_PARTS = ("convolution", "recurrent", "pooling", "linear")  # of a network, as a task names those that it constrains
 
 
-def draw_evaluation(folder: Path, evaluation: Evaluation, history: Sequence[dict[str, float]], best_epoch: int) -> None:
-    """Training curves, confusion matrix and table of metrics."""
-    training_curves(history, folder / "training_curves.png", best_epoch)
+def draw_evaluation(folder: Path, evaluation: Evaluation, history: Sequence[Row], best_epoch: int) -> None:
+    """Training curves with the phases of the history, confusion matrix and table of metrics.
+
+    Without a history, as of a model that was trained in another run and only converted, there are no curves.
+    """
+    if history:
+        training_curves(history, folder / "training_curves.png", best_epoch, phases_of(history))
     confusion_matrix(np.array(evaluation.confusion_VV), list(evaluation.per_class), folder / "confusion_matrix.png")
     metrics_table(evaluation.per_class, evaluation.metrics, folder / "metrics_table.png")
 
 
 def draw_recording(
     folder: Path,
-    network: ClassificationNetwork,
+    network: nn.Module,
     test: InMemoryUtterances,
     waveform_N: np.ndarray,
     extractor: FeatureExtractor,
     class_names: Sequence[str],
 ) -> None:
     """Features of the first test recording, and how much each moment of it contributes to its logit."""
-    batch = next(iter(test.in_order(1)))
+    batch = next(iter(test.in_order(1))).to(device_of(network))
     features_TF = batch.features_BTF[0].cpu().numpy()
     title = f"test recording {batch.ids[0]}"
     features_figure(
@@ -53,7 +59,7 @@ def draw_recording(
 
 
 @torch.no_grad()
-def occlusion(network: ClassificationNetwork, batch: Batch, hop_s: float) -> tuple[np.ndarray, np.ndarray]:
+def occlusion(network: nn.Module, batch: Batch, hop_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Start in s of each masked window and the drop of the correct logit that its masking causes.
 
     A masked frame holds the mean of the training features, zero after normalisation (Zeiler & Fergus 2014, section 4.2).
@@ -78,7 +84,17 @@ def draw_flowchart(
     facts: dict[str, Any],
     hop_s: float,
 ) -> None:
-    """The pipeline of this very run with its sizes."""
+    """The pipeline of this very run with its sizes, and where the task's constraint acts.
+
+    `facts` holds the choices of the config by group, `split`, `normalization`, `best_epoch`, `epochs`, `accuracy`,
+    `constraint` (its lines, none in a task without one) and `constrained` (the parts that it acts on, of convolution,
+    recurrent, pooling and linear).
+    """
+    constrained = set(facts["constrained"])
+    if constrained - set(_PARTS):
+        raise ValueError(
+            f"constrained is {', '.join(map(str, facts['constrained']))}, expected some of {', '.join(_PARTS)}"
+        )
     layers = network.encoder.recurrent_layers
     counts = [f"{len(part)} {name}" for name, part in parts.items()]
     boxes = [
@@ -89,7 +105,7 @@ def draw_flowchart(
     if network.encoder.front is not None:
         convolution = network.encoder.front.convolution
         width = f"{convolution.kernel_size[0]} frames"
-        boxes.append(Box("Convolution", [f"{convolution.in_channels} → {convolution.out_channels}, {width}", "batch norm, ReLU"], "encoder"))  # fmt: skip
+        boxes.append(Box("Convolution", [f"{convolution.in_channels} → {convolution.out_channels}, {width}", "batch norm, ReLU"], "encoder", "convolution" in constrained))  # fmt: skip
     for layer in layers:
         size = layer.size()
         direction = "both directions" if layer.output_size > layer.hidden_size else "forwards"
@@ -100,11 +116,11 @@ def draw_flowchart(
         ]
         if layer.window_frames() is not None:
             lines.append(f"window {window_text(network, hop_s)}")
-        boxes.append(Box(layer.name.upper(), lines, "encoder"))
+        boxes.append(Box(layer.name.upper(), lines, "encoder", "recurrent" in constrained))
     boxes += [
-        Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head"),
-        Box("Linear", [f"{network.output.in_features} → {network.output.out_features} logits"], "head"),
+        Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head", "pooling" in constrained),
+        Box("Linear", [f"{network.output.in_features} → {network.output.out_features} logits"], "head", "linear" in constrained),
         Box("Output", [f"best epoch {facts['best_epoch']} of {facts['epochs']}", f"test accuracy {facts['accuracy']:.2%}"], "output"),
-        Box(f"Task {facts['task']}", [facts["constraint"]], "constraint"),
     ]  # fmt: skip
-    flowchart(boxes, folder / "flowchart.png")
+    constraint = Constraint(f"Task {facts['task']}", facts["constraint"] or ["no constraint"])
+    flowchart(boxes, folder / "flowchart.png", constraint)

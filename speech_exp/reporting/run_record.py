@@ -136,21 +136,29 @@ class RunRecord:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history.csv in order; empty cells are NaN. A broken row raises a ValueError that names it."""
+    """Rows of a history.csv in order, columns of text left out; empty cells are NaN.
+
+    A broken row raises a ValueError that names it.
+    """
     with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     if not lines:
         raise ValueError(f"{path.name} is empty, expected a header and one row an epoch")
-    header, rows = lines[0], []
-    for number, cells in enumerate(lines[1:], start=2):
+    header, rows = lines[0], lines[1:]
+    for number, cells in enumerate(rows, start=2):
         if len(cells) != len(header):
             raise ValueError(f"{path.name} line {number} has {len(cells)} cells, expected {len(header)}")
-        row: dict[str, float] = {}
-        for key, cell in zip(header, cells, strict=True):
-            with contextlib.suppress(ValueError):  # a column of words, such as a phase's name, is no curve
-                row[key] = float(cell) if cell else float("nan")
-        rows.append(row)
-    return rows
+    columns = {key: _numbers([cells[at] for cells in rows]) for at, key in enumerate(header)}
+    numeric = {key: values for key, values in columns.items() if values is not None}
+    return [{key: values[at] for key, values in numeric.items()} for at in range(len(rows))]
+
+
+def _numbers(cells: Sequence[str]) -> list[float] | None:
+    """A column's values; None where a cell holds words, such as the name of a phase."""
+    try:
+        return [float(cell) if cell else float("nan") for cell in cells]
+    except ValueError:
+        return None
 
 
 def _now() -> str:

@@ -31,6 +31,14 @@ class Run:
     run_info: dict[str, Any] = field(default_factory=dict)  # run.json
 
 
+def result_at(run: Run, *keys: str) -> float | None:
+    """The number under these keys of results.json, None where the run has none."""
+    found: Any = run.results
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return None if found is None else float(found)
+
+
 def find_runs(folder: str | os.PathLike[str]) -> list[Run]:
     """All run folders at or below `folder`, sorted by name: those with a run.json or a results.json.
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.tasks.task import Task
 
-_FLOAT_BYTES = 4
 
-
-def network_size(network: ClassificationNetwork, budget_bytes: int | None) -> dict[str, Any]:
-    """`size` of results.json for a network stored in float32."""
-    layers = network.encoder.recurrent_layers
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    # What a checkpoint keeps as floats: parameters, the LMU's A and B, statistics of batch normalisation.
-    stored = sum(value.numel() for value in network.state_dict().values() if value.is_floating_point())
-    model_bytes = _FLOAT_BYTES * stored
+def run_size(network: ClassificationNetwork, task: Task, deployed: nn.Module) -> dict[str, Any]:
+    """`size` of results.json: `network` is the float form, `deployed` what the task made of it."""
+    stored = task.stored(deployed)
     return {
-        "hidden_size": layers[0].hidden_size,
-        "parameters": parameters,
-        "recurrent_layer_bytes": [layer.size().bytes(_FLOAT_BYTES) for layer in layers],
-        "budget_bytes": budget_bytes,
-        "model_bytes": model_bytes,
-        "bits_per_weight": 8.0 * _FLOAT_BYTES,
-        "packed_bytes": model_bytes,
+        "hidden_size": network.encoder.recurrent_layers[0].hidden_size,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "budget_bytes": task.budget_bytes,
+        **asdict(stored),
     }
 
 

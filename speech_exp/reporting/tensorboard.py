@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 @contextmanager
-def event_writer(folder: Path, enabled: bool) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """A function that writes one row of the history; it does nothing where `enabled` is false."""
+def event_writer(folder: Path, enabled: bool) -> Iterator[Callable[[Mapping[str, float | str]], None]]:
+    """A function that writes the numbers of one row of the history; it does nothing where `enabled` is false."""
     if not enabled:
         yield lambda _: None
         return
@@ -22,9 +22,9 @@ def event_writer(folder: Path, enabled: bool) -> Iterator[Callable[[Mapping[str,
         ) from None
     with SummaryWriter(str(folder)) as writer:
 
-        def write(row: Mapping[str, float]) -> None:
+        def write(row: Mapping[str, float | str]) -> None:
             for name, value in row.items():
-                if name != "epoch":
+                if name != "epoch" and not isinstance(value, str):
                     writer.add_scalar(name, value, int(row["epoch"]))
 
         yield write

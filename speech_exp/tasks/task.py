@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import nn
+
+from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.models.layer import RecurrentLayer
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.tasks.storage import Stored, stored_in_float
+
+LayersOf = Callable[[int], list[RecurrentLayer]]  # hidden size -> the recurrent layers a network of it would have
+CALIBRATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -19,38 +28,107 @@ class Certificate:
     checked: int
     details: dict[str, Any] = field(default_factory=dict)
 
+    def text(self) -> str:
+        return "none needed" if self.kind == "none" else f"{self.kind}, {self.checked:,} checked, passed"
+
+
+class CertificateError(ValueError):
+    """The deployable form does not keep what the task promises."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs `first` to `last` of one optimizer and learning-rate schedule; `lr` None is the trainer's."""
+
+    first: int
+    last: int
+    lr: float | None = None
+
+    @property
+    def epochs(self) -> range:
+        return range(self.first, self.last + 1)
+
 
 class Task:
-    """Task A, no constraint, and the points at which a constraint acts; a constrained task overrides what it needs."""
+    """Task A, no constraint, and the points at which a constraint acts; a constrained task overrides what it needs.
+
+    The trainer calls, in this order: `phases`; for each `begin_phase`; for each epoch `begin_epoch`, for each step
+    `training_form` around `loss` and its backward pass, then `after_step`; `after_epoch`, `candidate`. What deploys is
+    `deployable` of the best candidate.
+    """
 
     name = "A"
     budget_bytes: int | None = None  # of one recurrent layer
+    sizing: str | None = None  # why the hidden size is what it is, once it is decided
+    constrained: tuple[str, ...] = ()  # parts it acts on: convolution, recurrent, pooling, linear
+    reference: ClassificationNetwork | None = None  # the float model of which the deployed one is the constrained form
 
-    def hidden_size(self, cell: Callable[..., RecurrentLayer], input_size: int, requested: int) -> int:
+    def hidden_size(self, layers_of: LayersOf, requested: int | None) -> int:
         """Hidden size of the recurrent layers, decided before the model is built."""
+        if requested is None:
+            raise ValueError("model.hidden_size=null: task A solves for no size, set model.hidden_size to a number")
         return requested
 
-    def constraint_text(self) -> str:
-        """What the task asks of the deployed model, in a few words for the flowchart."""
-        return "no constraint"
+    def constraint_lines(self) -> list[str]:
+        """What the task asks of the deployed model and when, in a few words a line for the flowchart."""
+        return []
 
-    def after_step(self, network: ClassificationNetwork, step: int) -> None:
-        """Called after each optimizer step, `step` counted from 1."""
+    def phases(self, epochs: int) -> list[Phase]:
+        return [Phase(1, epochs)]
+
+    def begin_phase(self, network: ClassificationNetwork, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+        """Called before the first epoch of each phase."""
+
+    def begin_epoch(self, network: ClassificationNetwork, epoch: int) -> None:
+        """Called before each epoch, counted from 1."""
+
+    def training_form(self, network: ClassificationNetwork) -> AbstractContextManager[None]:
+        """In this context the network computes its loss and gradients."""
+        return nullcontext()
+
+    def loss(self, objective: Classification, network: nn.Module, batch: Batch) -> torch.Tensor:
+        return objective.loss(network(batch.features_BTF, batch.lengths_B), batch)
+
+    def after_step(self, network: ClassificationNetwork, step: int, steps: int) -> None:
+        """Called after each optimizer step, the `step`th of `steps` in this phase."""
 
     def after_epoch(self, network: ClassificationNetwork, epoch: int) -> None:
         """Called after each epoch, counted from 1, before it is validated."""
 
-    def candidate(self, network: ClassificationNetwork, epoch: int) -> ClassificationNetwork | None:
+    def candidate(self, network: ClassificationNetwork, epoch: int) -> nn.Module | None:
         """What this epoch is validated as and competes for best with; None where it does not compete."""
         return network
+
+    def stage(self, epoch: int) -> str:
+        """What the task does in this epoch, for history and curves; empty in a task that does nothing."""
+        return ""
 
     def may_stop_early(self, epoch: int) -> bool:
         return True
 
-    def deployable(self, network: ClassificationNetwork) -> ClassificationNetwork:
-        """The form that is tested, saved and reported."""
+    def deployable(self, network: nn.Module, train: InMemoryUtterances) -> nn.Module:
+        """The form that is tested, saved and reported, of the best candidate."""
         return network
 
-    def certify(self, network: ClassificationNetwork) -> Certificate:
-        """Check the deployable form; a constraint that does not hold is an error."""
+    def restore(self, network: ClassificationNetwork, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        """The deployable form from its saved state; `network` has its topology."""
+        network.load_state_dict(state)
+        return network
+
+    def certify(self, deployed: nn.Module) -> Certificate:
+        """Check the deployable form; a constraint that does not hold is a `CertificateError`."""
         return Certificate(kind="none", passed=True, checked=0)
+
+    def stored(self, deployed: nn.Module) -> Stored:
+        """Bytes of the deployable form."""
+        assert isinstance(deployed, ClassificationNetwork)
+        return stored_in_float(deployed)
+
+    def engines(self, deployed: nn.Module) -> dict[str, tuple[nn.Module, int]]:
+        """Ways to run the model side by side, each with its bytes; none where there is only one."""
+        return {}
+
+
+def calibration_batches(train: InMemoryUtterances) -> Iterable[Batch]:
+    """The training recordings themselves, never their augmented forms."""
+    return train.by_length(CALIBRATION_BATCH)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from speech_exp.tasks.task import Task
 from speech_exp.training import checkpoint
 from speech_exp.training.runtime import Device, Precision, Runtime, set_up
 
-EpochRow = dict[str, float]
+EpochRow = dict[str, float | str]
 Schedule = Literal["cosine", "constant"]
 
 
@@ -31,9 +32,9 @@ class NonFiniteLossError(ValueError):
 
 @dataclass(frozen=True)
 class Fit:
-    """What training found: `best` is the network as validated at `best_epoch`, epochs counted from 1."""
+    """What training found: `best` is what was validated at `best_epoch`, epochs counted from 1 (0: before any)."""
 
-    best: ClassificationNetwork
+    best: nn.Module
     best_epoch: int
     best_metrics: dict[str, float]
     epochs: int
@@ -94,81 +95,93 @@ class Trainer:
         folder: Path,
         on_epoch: Callable[[EpochRow], None],
     ) -> Fit:
-        """Train on `parts["train"]`, choose by `parts["validation"]`; `on_epoch` gets each row of the history."""
-        train = parts["train"]
-        steps = self.epochs * self.batches_per_epoch(len(train))
-        optimizer = self._optimizer(network)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._lr_factor(step, steps))
+        """Train on `parts["train"]`, choose by `parts["validation"]`; `on_epoch` gets each row of the history.
+
+        A task without any phase deploys the network as it is: it is validated as epoch 0.
+        """
+        train, batches = parts["train"], self.batches_per_epoch(len(parts["train"]))
+        phases = task.phases(self.epochs)
         scaler = torch.amp.GradScaler(self.runtime.device.type, enabled=self.runtime.precision == "fp16")
         order = torch.Generator().manual_seed(seed)
         augment.seed(seed, self.runtime.device)
         forward: nn.Module = torch.compile(network, dynamic=True) if self.compile else network  # type: ignore[assignment]
-        best: tuple[ClassificationNetwork, int, dict[str, float]] | None = None
-        started, step, spent_s = time.perf_counter(), 0, 0.0
-        with progress("train (epochs)", self.epochs) as bar:
-            for epoch in range(1, self.epochs + 1):
-                epoch_started = time.perf_counter()
-                lr = float(scheduler.get_last_lr()[0])
-                network.train()
-                loss_sum = 0.0
-                for batch in train.shuffled(self.batch_size, order):
-                    step += 1
-                    loss_sum += len(batch.ids) * self._step(forward, augment(batch), objective, optimizer, scaler, step)
-                    scheduler.step()
-                    task.after_step(network, step)
-                task.after_epoch(network, epoch)
-                spent_s += (train_s := time.perf_counter() - epoch_started)
-                candidate = task.candidate(network, epoch)
-                with self.runtime.autocast():
-                    metrics = objective.evaluate(
-                        candidate or network, parts["validation"].by_length(self.batch_size), class_names
-                    ).metrics
-                if candidate is not None and (best is None or objective.better(metrics, best[2])):
-                    best = (copy.deepcopy(candidate), epoch, metrics)
-                on_epoch(
-                    {
-                        "epoch": epoch,
-                        "train_loss": loss_sum / len(train),
-                        **{f"val_{name}": value for name, value in metrics.items()},
-                        "lr": lr,
-                        "seconds": time.perf_counter() - epoch_started,
-                        "utterances_per_s": len(train) / train_s,
-                    }
-                )
-                self._save_state(folder, epoch, network, optimizer, scheduler, scaler, order)
-                self._tell(bar, loss_sum / len(train), metrics, len(train) / train_s)
-                if best and self.patience and epoch - best[1] >= self.patience and task.may_stop_early(epoch):
-                    break
+        best: tuple[nn.Module, int, dict[str, float]] | None = None
+        started, step, epoch, spent_s = time.perf_counter(), 0, 0, 0.0
+
+        def validate() -> dict[str, float]:
+            nonlocal best
+            candidate = task.candidate(network, epoch)
+            with self.runtime.autocast():
+                metrics = objective.evaluate(
+                    candidate or network, parts["validation"].by_length(self.batch_size), class_names
+                ).metrics
+            if candidate is not None and (best is None or objective.better(metrics, best[2])):
+                best = (copy.deepcopy(candidate), epoch, metrics)
+            return metrics
+
+        with progress("train (epochs)", sum(len(phase.epochs) for phase in phases)) as bar:
+            for phase in phases:
+                task.begin_phase(network, phase, train, seed)
+                steps = len(phase.epochs) * batches
+                optimizer = self._optimizer(network, phase.lr or self.lr)
+                scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self._lr_factor, steps=steps))
+                for epoch in phase.epochs:
+                    epoch_started = time.perf_counter()
+                    lr = float(scheduler.get_last_lr()[0])
+                    task.begin_epoch(network, epoch)
+                    network.train()
+                    loss_sum = 0.0
+                    for batch in train.shuffled(self.batch_size, order):
+                        step += 1
+                        loss = self._step(network, forward, augment(batch), objective, task, optimizer, scaler, step)
+                        loss_sum += len(batch.ids) * loss
+                        scheduler.step()
+                        task.after_step(network, scheduler.last_epoch, steps)
+                    task.after_epoch(network, epoch)
+                    spent_s += (train_s := time.perf_counter() - epoch_started)
+                    metrics = validate()
+                    speed = len(train) / train_s
+                    on_epoch(_row(task, epoch, loss_sum / len(train), metrics, lr, epoch_started, speed))
+                    self._save_state(folder, epoch, network, optimizer, scheduler, scaler, order)
+                    self._tell(bar, loss_sum / len(train), metrics, speed)
+                    if best and self.patience and epoch - best[1] >= self.patience and task.may_stop_early(epoch):
+                        break
+        if not phases:
+            on_epoch(_row(task, 0, math.nan, validate(), 0.0, started, 0.0))
         assert best is not None, "a task lets at least its last epoch compete"
-        return Fit(*best, epoch, time.perf_counter() - started, epoch * len(train) / spent_s)
+        utterances = step / batches * len(train)
+        return Fit(*best, epoch, time.perf_counter() - started, utterances / spent_s if spent_s else 0.0)
 
     def _step(
         self,
-        network: nn.Module,
+        network: ClassificationNetwork,
+        forward: nn.Module,
         batch: Batch,
         objective: Classification,
+        task: Task,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         step: int,
     ) -> float:
-        with self.runtime.autocast():
-            loss = objective.loss(network, batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            shown = ", ".join(batch.ids[:5]) + (", ..." if len(batch.ids) > 5 else "")
-            raise NonFiniteLossError(
-                f"the loss became {value} at step {step} in a batch of {len(batch.ids)} utterances ({shown}): "
-                f"lower trainer.lr or use trainer.precision=fp32"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        with task.training_form(network):
+            with self.runtime.autocast():
+                loss = task.loss(objective, forward, batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                shown = ", ".join(batch.ids[:5]) + (", ..." if len(batch.ids) > 5 else "")
+                raise NonFiniteLossError(
+                    f"the loss became {value} at step {step} in a batch of {len(batch.ids)} utterances ({shown}): "
+                    f"lower trainer.lr or use trainer.precision=fp32"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
         scaler.step(optimizer)
         scaler.update()
         return value
 
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
         """AdamW; biases are not decayed (they cannot overfit by growing, and decay would only shift them)."""
         matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
         vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
@@ -176,7 +189,7 @@ class Trainer:
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
 
     def _lr_factor(self, step: int, steps: int) -> float:
         """Share of `lr` at `step`: linear rise, then a fall to 0 as half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
@@ -212,3 +225,18 @@ class Trainer:
     def _tell(self, bar: Progress, loss: float, metrics: dict[str, float], utterances_per_s: float) -> None:
         shown = "  ".join(f"val_{name} {value:.4f}" for name, value in metrics.items())
         bar.advance(note=f"loss {loss:.4f}  {shown}  {utterances_per_s:,.0f} utt/s")
+
+
+def _row(
+    task: Task, epoch: int, loss: float, metrics: dict[str, float], lr: float, started_s: float, utterances_per_s: float
+) -> EpochRow:
+    """A row of history.csv; tasks that act in phases name each epoch's."""
+    row: EpochRow = {
+        "epoch": epoch,
+        "train_loss": loss,
+        **{f"val_{name}": value for name, value in metrics.items()},
+        "lr": lr,
+        "seconds": time.perf_counter() - started_s,
+        "utterances_per_s": utterances_per_s,
+    }
+    return row | {"phase": stage} if (stage := task.stage(epoch)) else row

@@ -11,6 +11,7 @@ from composition import composing, experiment
 
 from speech_exp.data.digits import BUNDLED
 from speech_exp.reporting.results_schema import validate_results
+from speech_exp.training.checkpoint import load_deployable, save_deployable
 
 RECORDING = BUNDLED / "digits_demo" / "3_emil_0.flac"
 FIGURES = {"training_curves", "confusion_matrix", "metrics_table", "flowchart", "features", "occlusion"}
@@ -103,8 +104,8 @@ def test_evaluate_refuses_what_would_be_another_experiment(run, compose, cache, 
 
 def test_evaluate_refuses_other_data(run, compose, cache, tmp_path):
     folder, _, _ = run
-    content = torch.load(best(folder), weights_only=True)
-    torch.save({**content, "data_fingerprint": "0" * 64}, tmp_path / "moved_best.pt")
+    content = load_deployable(str(best(folder)))
+    save_deployable({**content, "data_fingerprint": "0" * 64}, tmp_path / "moved_best.pt")
     with pytest.raises(ValueError, match="was made from other data"):
         act(compose, tmp_path, cache, "action=evaluate", f"checkpoint={tmp_path / 'moved_best.pt'}")
 

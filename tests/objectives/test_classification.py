@@ -82,7 +82,8 @@ def test_metrics_by_hand():
 def test_label_smoothing_is_in_the_training_loss_alone():
     one = batch([[3.0, 0, 0]], [0], ["x"])
     plain, smooth = Classification("last", 0.0, 0.0), Classification("last", 0.0, 0.3)
-    assert smooth.loss(Fixed(), one) > plain.loss(Fixed(), one)
+    logits_BV = Fixed()(one.features_BTF, one.lengths_B)
+    assert smooth.loss(logits_BV, one) > plain.loss(logits_BV, one)
     losses = [objective.evaluate(Fixed(), [one], NAMES).metrics["loss"] for objective in (plain, smooth)]
     assert losses[0] == losses[1]
 

@@ -42,6 +42,7 @@ RESULTS: dict[str, Any] = {
         "bits_per_weight": 32.0,
         "packed_bytes": None,
     },
+    "certificate": {"kind": "none", "passed": True, "checked": 0, "details": {}},
     "latency_ms": {"mean": 1.5, "p95": 2.5, "device": "cpu"},
     "seconds": {"features": 2.0, "train": 10.0, "total": 15.0},
     "throughput": {"utterances_per_s": 1000.0, "audio_s_per_s": 440.0},
@@ -68,12 +69,17 @@ def make_run(tmp_path: Path) -> MakeRun:
         config: str | None = None,
         history: Sequence[float] = (0.5, 0.8, 0.9),
         run_info: Mapping[str, Any] | None = None,
+        test_float: float | None = None,
+        size: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> Path:
         folder = tmp_path / "runs" / name
         (folder / ".hydra").mkdir(parents=True)
         found = copy.deepcopy(RESULTS) | changes
         found["metrics"]["test"]["accuracy"] = accuracy
+        found["size"] |= size or {}
+        if test_float is not None:
+            found["metrics"]["test_float"] = {**found["metrics"]["test"], "accuracy": test_float}
         (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
         (folder / "run.json").write_text(json.dumps({"status": "finished", **(run_info or {})}), encoding="utf-8")
         rows = [f"{epoch},{value}" for epoch, value in enumerate(history, start=1)]

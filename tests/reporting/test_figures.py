@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from speech_exp.reporting.figures import comparing, confusion, curves, features, flow, metrics, occlusion
+from speech_exp.reporting.figures import (
+    comparing,
+    confusion,
+    curves,
+    features,
+    flow,
+    metrics,
+    occlusion,
+    pareto,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +47,15 @@ def features_of(frames: int, count: int = 20) -> np.ndarray:
 
 
 def boxes(count: int) -> list[flow.Box]:
-    kinds: list[flow.Kind] = ["data", "features", "augment", "encoder", "head", "output", "constraint"]
+    kinds: list[flow.Kind] = ["data", "features", "augment", "encoder", "head", "output"]
     lines = ["20 -> 128 numbers", "a line of many words that must be wrapped to fit the box", "w" * 60]
-    return [flow.Box(f"Step {at} with a title" * (1 + at % 3), lines[: at % 4], kinds[at % 7]) for at in range(count)]
+    return [
+        flow.Box(f"Step {at} with a title" * (1 + at % 3), lines[: at % 4], kinds[at % 6], constrained=at % 5 in (2, 3))
+        for at in range(count)
+    ]
+
+
+CONSTRAINT = flow.Constraint("Task C", ["weights in {0, ±2^k}, k from -8 to 8", "a line of many words " * 9])
 
 
 def per_class(names: list[str]) -> dict[str, dict[str, float]]:
@@ -63,6 +78,14 @@ def curves_of(names: list[str], seeds: int, epochs: int) -> dict[str, list[compa
     return {name: [(list(range(1, epochs + 1)), own)] * seeds for name in names}
 
 
+def points() -> list[pareto.Point]:
+    """36 groups at three accuracies and four sizes: most of them at the same place as another."""
+    names = ["A", "B1", "B2", *(f"C approach {at}" for at in range(8)), "C approach 0 + kd"]
+    places = [(3.8e4 / (1 + at % 4), 0.99 + 0.003 * (at % 3)) for at in range(36)]
+    models = ["gru", "lstm", "lmu"]
+    return [pareto.Point(models[at % 3], names[at // 3], *place, 0.005) for at, place in enumerate(places)]
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "curves": lambda: curves.draw_training_curves(history(20), 17),
     "curves, one epoch": lambda: curves.draw_training_curves(history(1), 1),
@@ -79,9 +102,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         per_class(DIGITS), {"accuracy": 0.99, "loss": 0.1, "parameters": 33674}
     ),
     "table, long names": lambda: metrics.draw_metrics_table(per_class(LONG), {}),
-    "flow": lambda: flow.draw_flowchart(boxes(7)),
+    "flow": lambda: flow.draw_flowchart(boxes(7), CONSTRAINT),
     "flow, one": lambda: flow.draw_flowchart(boxes(1)),
-    "flow, many": lambda: flow.draw_flowchart(boxes(23)),
+    "flow, many": lambda: flow.draw_flowchart(boxes(23), CONSTRAINT),
     "features": lambda: features.draw_features(np.zeros(4000), 8000, features_of(32), 0.016, "3_theo_7", None),
     "features, 39 names": lambda: features.draw_features(
         np.ones(4000), 8000, features_of(32, 39), 0.016, "title", [f"coefficient {at}" for at in range(39)]
@@ -98,8 +121,18 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "per class, other classes": lambda: comparing.draw_per_class({"a": dict.fromkeys(LONG, 0.1), "b": {"c": 1.0}}),
     "group curves": lambda: comparing.draw_curves(curves_of(NINE, 3, 20)),
     "group curves, one epoch": lambda: comparing.draw_curves(curves_of(["gru"], 1, 1)),
-    "size": lambda: comparing.draw_size({name: 9e3 + 5e3 * at for at, name in enumerate(NINE)}, groups(NINE, 3)[1]),
-    "size, one": lambda: comparing.draw_size({"gru": 38020}, groups(["gru"], 1)[1]),
+    "group curves, many": lambda: comparing.draw_curves_of_models(
+        curves_of(NINE, 3, 20), {name: (name.split(" · ")[0], name[6:]) for name in NINE}
+    ),
+    "group curves, many of no model": lambda: comparing.draw_curves_of_models(
+        curves_of(NINE, 1, 1), {name: ("", name) for name in NINE}
+    ),
+    "bytes": lambda: pareto.draw_bytes(points()),
+    "bytes, few": lambda: pareto.draw_bytes(points()[:5]),
+    "bytes, one": lambda: pareto.draw_bytes([pareto.Point("", "", 38020, 1.0)]),
+    "bytes, more settings than shapes": lambda: pareto.draw_bytes(
+        [pareto.Point(model, f"trainer.lr={at}", 3e4, 0.9) for at in range(16) for model in ("gru", "lstm")]
+    ),
 }
 
 
@@ -138,11 +171,11 @@ def test_no_text_overlaps_or_leaves_the_figure(name: str, monkeypatch: pytest.Mo
 def test_text_stays_within_its_box_in_the_flowchart() -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    figure = flow.draw_flowchart(boxes(9))
+    figure = flow.draw_flowchart(boxes(9), CONSTRAINT)
     figure.canvas.draw()
     axes = figure.axes[0]
     frames = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
-    assert len(frames) == 9
+    assert len(frames) == 10
     assert not any(one.overlaps(other) for one, other in itertools.combinations(frames, 2))
     for text in axes.texts:
         if text.get_text():
@@ -150,17 +183,47 @@ def test_text_stays_within_its_box_in_the_flowchart() -> None:
             assert any(box.contains(*bounds.min) and box.contains(*bounds.max) for box in frames), text.get_text()
 
 
+@pytest.mark.parametrize("count", [1, 4, 7, 9, 23])
+def test_frames_of_the_constraint_hold_what_it_acts_on_and_each_has_an_arrow(count: int) -> None:
+    from matplotlib.colors import to_rgba
+    from matplotlib.patches import FancyBboxPatch, Rectangle
+    from matplotlib.text import Annotation
+
+    def corners(patch: Any) -> tuple[float, float, float, float]:
+        return patch.get_x(), patch.get_y(), patch.get_x() + patch.get_width(), patch.get_y() + patch.get_height()
+
+    axes, colour = flow.draw_flowchart(boxes(count), CONSTRAINT).axes[0], to_rgba(flow.CONSTRAINT)
+    *steps, constraint = [corners(patch) for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    frames = [corners(one) for one in axes.patches if isinstance(one, Rectangle) and one.get_edgecolor() == colour]
+    inside = [any(f[0] < x0 and f[1] < y0 and x1 < f[2] and y1 < f[3] for f in frames) for x0, y0, x1, y1 in steps]
+    touched = [any(f[0] < x1 and x0 < f[2] and f[1] < y1 and y0 < f[3] for f in frames) for x0, y0, x1, y1 in steps]
+    assert inside == touched == [box.constrained for box in boxes(count)]
+    arrows = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
+    ends = [arrow.xy for arrow in arrows if arrow.arrow_patch.get_edgecolor() == colour]  # type: ignore[union-attr]
+    assert len(ends) == len(frames)
+    assert all(sum(f[0] <= x <= f[2] and y == f[3] for f in frames) == 1 for x, y in ends)
+    assert constraint[1] > max(y1 for *_, y1 in [*steps, *frames])
+
+
 def test_every_word_of_the_boxes_is_drawn() -> None:
-    axes = flow.draw_flowchart(boxes(9)).axes[0]
+    axes = flow.draw_flowchart(boxes(9), CONSTRAINT).axes[0]
     drawn = "".join(text.get_text() for text in axes.texts).replace(" ", "")
-    for box in boxes(9):
-        assert box.title.replace(" ", "") in drawn
-        assert all(line.replace(" ", "") in drawn for line in box.lines)
+    for title, lines in [*((box.title, box.lines) for box in boxes(9)), (CONSTRAINT.title, CONSTRAINT.lines)]:
+        assert title.replace(" ", "") in drawn
+        assert all(line.replace(" ", "") in drawn for line in lines)
 
 
 def test_confusion_matrix_shows_counts_and_row_percentages() -> None:
     axes = confusion.draw_confusion_matrix(np.array([[29, 1], [0, 0]]), ["yes", "no"]).axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["1", "29", "3.3%", "96.7%"]
+
+
+def test_phases_are_stretches_of_the_same_name() -> None:
+    names = ["float", "float", "inq 30 %", "", None, "inq 60 %"]
+    rows: list[dict[str, Any]] = [{"epoch": 5 + at, "phase": name} for at, name in enumerate(names)]
+    assert curves.phases_of(rows) == [("float", 5), ("inq 30 %", 7), ("inq 60 %", 10)]
+    assert curves.phases_of([{"epoch": 1.0}, {"epoch": 2.0, "phase": ""}]) == []
+    assert curves.phases_of([{"epoch": 1.0, "phase": ""}, {"epoch": 2.0, "phase": "ema"}]) == [("ema", 2)]
 
 
 def test_best_epoch_is_told() -> None:

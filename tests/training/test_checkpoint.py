@@ -11,24 +11,25 @@ from speech_exp.training import checkpoint
 
 def test_a_saved_checkpoint_comes_back(tmp_path):
     path = tmp_path / "new" / "best.pt"
-    content = {"format": checkpoint.FORMAT, "network": {"w": torch.randn(3)}, "config": {"a": [1, "b", None]}}
-    checkpoint.save(content, path)
+    content = {"network": {"w": torch.randn(3)}, "config": {"a": [1, "b", None], "b": {}}}
+    checkpoint.save_deployable(content, path)
     loaded = checkpoint.load_deployable(str(path))
     assert torch.equal(loaded["network"]["w"], content["network"]["w"])
     assert loaded["config"] == content["config"]
+    assert loaded.keys() == content.keys()
     assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "best.pt"
-    checkpoint.save({"format": checkpoint.FORMAT, "old": 1}, path)
+    checkpoint.save_deployable({"old": 1}, path)
 
     def full(*_args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ValueError, match=r"could not be written \(No space left on device\): free space"):
-        checkpoint.save({"format": checkpoint.FORMAT, "old": 2}, path)
+        checkpoint.save_deployable({"old": 2}, path)
     assert checkpoint.load_deployable(str(path))["old"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["best.pt"]
 
@@ -66,7 +67,7 @@ def test_wrong_files_are_named(tmp_path, content, message):
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
     path = tmp_path / "best.pt"
-    checkpoint.save({"format": checkpoint.FORMAT, "w": torch.randn(1000)}, path)
+    checkpoint.save_deployable({"w": torch.randn(1000)}, path)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         checkpoint.load_deployable(str(path))
@@ -79,3 +80,24 @@ def test_a_training_state_is_not_a_deployable_model(tmp_path):
         checkpoint.load_deployable(str(path))
     with pytest.raises(ValueError, match="set checkpoint="):
         checkpoint.load_deployable(None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["network"]["w"].view(torch.int32)[0].bitwise_xor_(1),
+        lambda content: content["network"].update(v=torch.zeros(0)),
+        lambda content: content["config"].update(seed=1),
+        lambda content: content.update(network={"w": content["network"]["w"].double()}),
+        lambda content: content.update(network={"w": content["network"]["w"].view(3, 1)}),
+        lambda content: content.pop("config"),
+    ],
+)
+def test_a_changed_checkpoint_is_refused(tmp_path, change):
+    path = tmp_path / "best.pt"
+    checkpoint.save_deployable({"network": {"w": torch.randn(3)}, "config": {"seed": 0}}, path)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="was changed after it was saved"):
+        checkpoint.load_deployable(str(path))

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from itertools import pairwise
+from contextlib import contextmanager
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from speech_exp.features.augment import SpecAugment
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.recurrent import GRU
 from speech_exp.objectives.classification import Classification
-from speech_exp.tasks.task import Task
+from speech_exp.tasks.task import Phase, Task
 from speech_exp.training.runtime import choose_device, seed_everything, set_up
 from speech_exp.training.trainer import NonFiniteLossError, Trainer
 
@@ -102,21 +103,79 @@ def test_epochs_that_do_not_compete_are_never_best(tmp_path):
     assert train(tmp_path, task=Late(), epochs=4)[0].best_epoch == 2
 
 
-def test_the_task_acts_after_every_step_and_epoch(tmp_path):
-    class Counting(Task):
-        def __init__(self):
-            self.steps, self.epochs = [], []
+class Recording(Task):
+    """Notes every call of the trainer; the second phase begins at epoch 3 with its own learning rate."""
 
-        def after_step(self, network, step):
-            self.steps.append(step)
+    def __init__(self):
+        self.calls = []
 
-        def after_epoch(self, network, epoch):
-            self.epochs.append(epoch)
+    def phases(self, epochs):
+        return [Phase(1, 2), Phase(3, 4, 1e-3)]
 
-    task = Counting()
-    train(tmp_path, task=task, epochs=3)
-    assert task.steps == list(range(1, 3 * math.ceil(70 / 16) + 1))
-    assert task.epochs == [1, 2, 3]
+    def begin_phase(self, network, phase, train, seed):
+        self.calls.append(("phase", phase.first, len(train), seed))
+
+    def begin_epoch(self, network, epoch):
+        self.calls.append(("epoch", epoch))
+
+    @contextmanager
+    def training_form(self, network):
+        self.calls.append(("form in",))
+        yield
+        assert all(parameter.grad is not None for parameter in network.parameters())
+        self.calls.append(("form out",))
+
+    def loss(self, objective, network, batch):
+        self.calls.append(("loss",))
+        return super().loss(objective, network, batch)
+
+    def after_step(self, network, step, steps):
+        self.calls.append(("step", step, steps))
+
+    def after_epoch(self, network, epoch):
+        self.calls.append(("epoch over", epoch))
+
+    def candidate(self, network, epoch):
+        self.calls.append(("candidate", epoch))
+        return network if epoch > 2 else None
+
+    def stage(self, epoch):
+        return "one" if epoch < 3 else "two"
+
+
+def test_the_task_is_asked_at_every_point_in_order(tmp_path):
+    task = Recording()
+    fit, history, _ = train(tmp_path, task=task, epochs=99, lr=1e-2)
+    batches = math.ceil(70 / 16)
+
+    def epoch(number, done):
+        steps = [
+            [("form in",), ("loss",), ("form out",), ("step", done + i, 2 * batches)] for i in range(1, batches + 1)
+        ]
+        return [("epoch", number), *chain(*steps), ("epoch over", number), ("candidate", number)]
+
+    first = [("phase", 1, 70, 0), *epoch(1, 0), *epoch(2, batches)]
+    assert task.calls == [*first, ("phase", 3, 70, 0), *epoch(3, 0), *epoch(4, batches)]
+    assert [row["phase"] for row in history] == ["one", "one", "two", "two"]
+    assert fit.best_epoch >= 3  # earlier epochs never compete
+    assert fit.epochs == 4
+    # Each phase has a schedule of its own: it rises to its own rate and falls to 0.
+    rates = [row["lr"] for row in history]
+    assert 0 < rates[1] < 1e-2
+    assert 0 < rates[3] < 1e-3
+
+
+def test_a_task_without_phases_deploys_the_network_as_it_is(tmp_path):
+    class Loaded(Task):
+        def phases(self, epochs):
+            return []
+
+    fit, history, network = train(tmp_path, task=Loaded())
+    assert (fit.best_epoch, fit.epochs, fit.utterances_per_s) == (0, 0, 0.0)
+    assert [(row["epoch"], row["lr"]) for row in history] == [(0, 0.0)]
+    assert history[0]["val_accuracy"] == fit.best_metrics["accuracy"]
+    for one, other in zip(fit.best.parameters(), network.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_early_stopping_waits_for_patience_and_for_the_task(tmp_path):

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 Means = Mapping[str, tuple[float, float | None]]  # label: (mean, half width of the interval or None)
 Curve = tuple[Sequence[float], Sequence[float]]  # epochs, validation accuracy
+Names = tuple[str, str]  # model and setting of a group; its label is made of both
 
 LABEL_LIMIT = 44
+MOST_SERIES = 8  # beyond it a panel of curves is cluttered, and bands or error bars would hide each other
 MOST_WRITTEN_CLASSES = 20
 
 
@@ -37,14 +39,16 @@ def comparison_per_class(scores: Mapping[str, Mapping[str, float]], path: str | 
     return style.save(draw_per_class(scores), path)
 
 
-def comparison_curves(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike[str]) -> Path:
-    """Validation accuracy over epochs: mean of a group's runs, and a band from its lowest to its highest run."""
-    return style.save(draw_curves(curves), path)
+def comparison_curves(
+    curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names], path: str | os.PathLike[str]
+) -> Path:
+    """Validation accuracy over epochs: mean of a group's runs, and a band from its lowest to its highest run.
 
-
-def comparison_size(sizes_bytes: Mapping[str, float], means: Means, path: str | os.PathLike[str]) -> Path:
-    """Mean test accuracy over the bytes of the model."""
-    return style.save(draw_size(sizes_bytes, means), path)
+    Many groups are drawn without bands, one panel a model.
+    """
+    shown = {label: runs for label, runs in curves.items() if runs}
+    many = len(shown) > MOST_SERIES
+    return style.save(draw_curves_of_models(shown, names) if many else draw_curves(shown), path)
 
 
 @style.styled
@@ -52,7 +56,8 @@ def draw_accuracy(seeds: Mapping[str, Sequence[float]], means: Means, worst: Map
     from matplotlib.lines import Line2D
 
     labels = list(seeds)
-    figure = style.new_figure(_width(labels, 4.6), 1.25 + 0.44 * len(labels))
+    row_in = 0.44 if len(labels) <= MOST_SERIES else 0.36
+    figure = style.new_figure(_width(labels, 4.6), 1.25 + row_in * len(labels))
     axes = figure.subplots()
     for row, label in enumerate(labels):
         mean, half = means[label]
@@ -72,7 +77,7 @@ def draw_accuracy(seeds: Mapping[str, Sequence[float]], means: Means, worst: Map
     axes.set(xlabel="test accuracy (%)", title="Test accuracy")
     shown = [value for label in labels for value in seeds[label]] + [mean for mean, _ in means.values()]
     shown += [*worst.values(), *(mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1))]
-    _accuracy_limits(axes.set_xlim, shown)
+    accuracy_limits(axes.set_xlim, shown)
     _write_means(axes, labels, means)
     plain: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
     handles = [Line2D([], [], color=style.SKY, marker="o", label="one seed", **plain)]
@@ -148,19 +153,17 @@ def draw_per_class(scores: Mapping[str, Mapping[str, float]]) -> Figure:
 @style.styled
 def draw_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     """The right panel repeats the second half of the epochs, where the first steps no longer squeeze the scale."""
-    labels = [label for label, runs in curves.items() if runs]
+    labels = list(curves)
     last = max(max(epochs) for label in labels for epochs, _ in curves[label])
     panels = 2 if last >= 6 else 1
-    figure = style.new_figure((4.2 if panels == 1 else 7.6) + _legend_width(labels), max(3.0, 0.7 + 0.19 * len(labels)))
+    figure = style.new_figure((4.2 if panels == 1 else 7.6) + legend_width(labels), max(3.0, 0.7 + 0.19 * len(labels)))
     axes_list = [figure.subplots()] if panels == 1 else list(figure.subplots(1, 2))
     summaries = {label: _summary(curves[label]) for label in labels}
     for axes in axes_list:
         for index, label in enumerate(labels):
             epochs, mean, low, high = summaries[label]
             look = style.series_style(index)
-            if len(epochs) > 12:
-                look["marker"] = None
-            axes.plot(epochs, mean, linewidth=1.6, markersize=4, label=style.shorten(label, LABEL_LIMIT), **look)
+            _plot_curve(axes, epochs, mean, label, look)
             if len(curves[label]) > 1:
                 axes.fill_between(epochs, low, high, color=look["color"], alpha=0.13, linewidth=0)
         axes.grid(True)
@@ -172,13 +175,48 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
         values = [(low[epochs >= start], high[epochs >= start]) for epochs, _, low, high in summaries.values()]
         shown = np.concatenate([part for pair in values for part in pair]) / 100
         axes_list[1].set(title="Second half", xlim=(start, last))
-        _accuracy_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)])
+        accuracy_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)])
     handles, names = axes_list[0].get_legend_handles_labels()
     band = "\nbands: lowest to\nhighest run" if any(len(curves[label]) > 1 for label in labels) else ""
     figure.legend(
         handles, names, loc="outside right center", title=f"mean of runs{band}", title_fontsize=8, alignment="left"
     )
     return figure
+
+
+@style.styled
+def draw_curves_of_models(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names]) -> Figure:
+    """Means alone over the second half of the shortest curve and what comes after it, one panel a model."""
+    models = list(dict.fromkeys(names[label][0] for label in curves))
+    settings = list(dict.fromkeys(names[label][1] for label in curves))
+    figure = style.new_figure(1.2 + 3.2 * len(models) + legend_width(settings), max(3.4, 0.9 + 0.185 * len(settings)))
+    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    summaries = {label: _summary(runs)[:2] for label, runs in curves.items()}
+    lasts = [epochs[-1] for epochs, _ in summaries.values()]
+    start, last = min(lasts) // 2, max(lasts)
+    handles: dict[str, Any] = {}
+    for model, axes in zip(models, panels, strict=True):
+        for label in (label for label in curves if names[label][0] == model):
+            setting = names[label][1] or "plain"
+            look = style.series_style(settings.index(names[label][1]))
+            handles[setting] = _plot_curve(axes, *summaries[label], setting, look)
+        axes.grid(True)
+        style.integer_ticks(axes)
+        axes.set(xlabel="epoch", title=model or "Validation accuracy")
+        axes.set_xlim(start, last)
+    panels[0].set_ylabel("validation accuracy (%)")
+    shown = np.concatenate([mean[epochs >= start] for epochs, mean in summaries.values()])
+    accuracy_limits(panels[0].set_ylim, shown / 100)
+    ordered = [handles[setting or "plain"] for setting in settings]
+    figure.legend(handles=ordered, loc="outside right center", title="mean of runs", title_fontsize=8, alignment="left")
+    return figure
+
+
+def _plot_curve(axes: Axes, epochs: np.ndarray, mean: np.ndarray, label: str, look: dict[str, Any]) -> Any:
+    """The line, with markers where epochs are few."""
+    marker = look["marker"] if len(epochs) <= 12 else None
+    short = style.shorten(label, LABEL_LIMIT)
+    return axes.plot(epochs, mean, linewidth=1.6, markersize=4, label=short, **{**look, "marker": marker})[0]
 
 
 def _summary(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -195,51 +233,7 @@ def _summary(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return epochs, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0)
 
 
-@style.styled
-def draw_size(sizes_bytes: Mapping[str, float], means: Means) -> Figure:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    labels = list(sizes_bytes)
-    figure = style.new_figure(4.6 + _legend_width(labels), max(3.2, 0.7 + 0.19 * len(labels)))
-    axes = figure.subplots()
-    for index, label in enumerate(labels):
-        mean, half = means[label]
-        look = style.series_style(index)
-        axes.errorbar(
-            sizes_bytes[label], 100 * mean, yerr=None if half is None else 100 * half, marker=look["marker"],
-            color=look["color"], markersize=10 if look["marker"] in "*PX" else 7, markeredgecolor="white",
-            markeredgewidth=0.7, linestyle="none", elinewidth=1.2, capsize=3,
-            label=style.shorten(label, LABEL_LIMIT),
-        )  # fmt: skip
-    low, high = min(sizes_bytes.values()), max(sizes_bytes.values())
-    axes.set_xscale("log")
-    margin = max(1.15, (high / low) ** 0.08)
-    axes.set_xlim(low / margin, high * margin)
-    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(low / margin, high * margin)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.3g}")
-    values = [mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1)]
-    _accuracy_limits(axes.set_ylim, values)
-    axes.grid(True)
-    axes.set(xlabel="model size (kB = 1000 bytes, log scale)", ylabel="test accuracy (%)", title="Accuracy over size")
-    title = "mean, 95 % interval" if any(half is not None for _, half in means.values()) else "mean"
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside right center", title=title, title_fontsize=8, alignment="left"
-    )
-    return figure
-
-
-def _byte_ticks(low: float, high: float) -> list[float]:
-    """Round sizes within the limits, at most about seven; finer steps where the sizes lie close together."""
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
-        ticks = [step * 10.0**power for power in range(13) for step in steps]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) >= 3:
-            return inside[:: -(-len(inside) // 7)]
-    return [low, high]
-
-
-def _accuracy_limits(setter: Callable[..., Any], fractions: Sequence[float] | np.ndarray) -> None:
+def accuracy_limits(setter: Callable[..., Any], fractions: Sequence[float] | np.ndarray) -> None:
     """Limits in percent around the values: beyond 100 only by what a marker needs, at least one point wide."""
     low, high = 100 * min(fractions), 100 * max(fractions)
     margin = max(0.06 * (high - low), 0.15)
@@ -261,5 +255,5 @@ def _width(labels: Sequence[str], plot_in: float) -> float:
     return plot_in + _label_width(labels) + 0.4
 
 
-def _legend_width(labels: Sequence[str]) -> float:
+def legend_width(labels: Sequence[str]) -> float:
     return max(_label_width(labels), 0.9) + 0.7

@@ -15,26 +15,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Row = Mapping[str, float | str | None]  # of history.csv; None or NaN leaves a gap
+
 PHASE_TINTS = ("#FFFFFF", "#E4EFF7", "#FBEADF", "#E1F1EB", "#F6EAF1", "#FBF3DF")
 
 
+def phases_of(history: Sequence[Row]) -> list[tuple[str, float]]:
+    """(name, first epoch) of each stretch of rows with the same text in `phase`; rows without one go on with the last."""
+    phases: list[tuple[str, float]] = []
+    for row in history:
+        name = row.get("phase")
+        if name and (not phases or phases[-1][0] != name):
+            phases.append((str(name), float(row["epoch"] or 0)))
+    return phases
+
+
 def training_curves(
-    history: Sequence[Mapping[str, float]],
+    history: Sequence[Row],
     path: str | os.PathLike[str],
     best_epoch: int | None,
     phases: Sequence[tuple[str, float]] = (),
 ) -> Path:
     """Loss, validation accuracy (for CTC: word error rate) and learning rate over epochs.
 
-    `history` has the rows of history.csv (missing or NaN values leave a gap). `phases` are (name, first epoch) in
-    order; they are shaded and named in a legend. `best_epoch` is marked, None marks nothing.
+    `history` has the rows of history.csv. `phases` are (name, first epoch) in order; they are shaded and named in a
+    legend. `best_epoch` is marked, None marks nothing.
     """
     return style.save(draw_training_curves(history, best_epoch, phases), path)
 
 
 @style.styled
 def draw_training_curves(
-    history: Sequence[Mapping[str, float]], best_epoch: int | None, phases: Sequence[tuple[str, float]] = ()
+    history: Sequence[Row], best_epoch: int | None, phases: Sequence[tuple[str, float]] = ()
 ) -> Figure:
     if not history:
         raise ValueError("the history has no epochs, expected at least one row: train before drawing curves")
@@ -63,7 +75,7 @@ def draw_training_curves(
     return figure
 
 
-def _loss(axes: Axes, epochs_E: np.ndarray, history: Sequence[Mapping[str, float]]) -> None:
+def _loss(axes: Axes, epochs_E: np.ndarray, history: Sequence[Row]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     values = []
@@ -84,7 +96,7 @@ def _loss(axes: Axes, epochs_E: np.ndarray, history: Sequence[Mapping[str, float
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _quality(axes: Axes, epochs_E: np.ndarray, history: Sequence[Mapping[str, float]]) -> None:
+def _quality(axes: Axes, epochs_E: np.ndarray, history: Sequence[Row]) -> None:
     key, label = _quality_key(history)
     values_E = 100 * _column(history, key)
     axes.plot(epochs_E, values_E, color=style.GREEN, label=label, **_points(epochs_E))
@@ -94,15 +106,13 @@ def _quality(axes: Axes, epochs_E: np.ndarray, history: Sequence[Mapping[str, fl
         axes.set_ylim(top=min(axes.get_ylim()[1], 101.5))
 
 
-def _quality_key(history: Sequence[Mapping[str, float]]) -> tuple[str, str]:
+def _quality_key(history: Sequence[Row]) -> tuple[str, str]:
     if any("val_accuracy" in row for row in history):
         return "val_accuracy", "accuracy"
     return "val_wer", "word error rate"
 
 
-def _mark_best(
-    loss: Axes, quality: Axes, epochs_E: np.ndarray, history: Sequence[Mapping[str, float]], best_epoch: int | None
-) -> None:
+def _mark_best(loss: Axes, quality: Axes, epochs_E: np.ndarray, history: Sequence[Row], best_epoch: int | None) -> None:
     if best_epoch is None or best_epoch not in epochs_E:
         return
     index, key = int(np.flatnonzero(epochs_E == best_epoch)[0]), _quality_key(history)[0]
@@ -120,7 +130,7 @@ def _mark_best(
     loss.plot([best_epoch], [_column(history, "val_loss")[index]], **ring)
 
 
-def _column(history: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
+def _column(history: Sequence[Row], key: str) -> np.ndarray:
     return np.array([np.nan if row.get(key) is None else row[key] for row in history], dtype=float)
 
 

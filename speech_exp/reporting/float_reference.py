@@ -1,0 +1,90 @@
+"""What a constrained run is measured against: the float model of the same setting, data and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from speech_exp.reporting.estimates import mean
+from speech_exp.reporting.grouping import CONSTRAINT_KEYS, RESULT_KEYS, Group, folds, seed, test_speaker
+from speech_exp.reporting.runs import Run, result_at
+
+FLOAT_TASKS = ("A", "B1")  # nothing is lost in them: they deploy what they train
+REFERENCE_TASK = "B1"
+
+
+@dataclass(frozen=True)
+class FloatReference:
+    accuracy: float
+    from_run: bool  # of a run of task B1, else of the constrained run's own float model
+
+
+def float_references(groups: Sequence[Group]) -> dict[str, FloatReference]:
+    """{name of a constrained run: its reference}; a run that has none is left out.
+
+    It is the run of task B1 that agrees in data, features, encoder, objective, model and seed. Where several do, as in a
+    sweep of both tasks over a learning rate, it is the mean of those that agree most with what sets the run's group apart.
+    """
+    candidates: dict[Hashable, list[tuple[Group, float]]] = {}
+    for group in groups:
+        for run in group.runs:
+            if _task(run) == REFERENCE_TASK and (accuracy := result_at(run, "metrics", "test", "accuracy")) is not None:
+                candidates.setdefault(_key(run), []).append((group, accuracy))
+    found = {}
+    for group in groups:
+        for run in group.runs:
+            own = result_at(run, "metrics", "test_float", "accuracy")
+            if _task(run) in FLOAT_TASKS:
+                continue
+            if same := candidates.get(_key(run)):
+                agreement = [_agreement(group, other) for other, _ in same]
+                closest = [one for (_, one), count in zip(same, agreement, strict=True) if count == max(agreement)]
+                found[run.name] = FloatReference(mean(closest), from_run=True)
+            elif own is not None:
+                found[run.name] = FloatReference(own, from_run=False)
+    return found
+
+
+def reference_notes(groups: Sequence[Group]) -> list[str]:
+    """Which references were used, and which groups are measured otherwise than most."""
+    found = float_references(groups)
+    whole, own, without = 0, [], []
+    for group in groups:
+        constrained = [run for run in group.runs if _task(run) not in FLOAT_TASKS]
+        references = [found.get(run.name) for run in constrained]
+        whole += sum(reference is not None and reference.from_run for reference in references)
+        if count := sum(reference is not None and not reference.from_run for reference in references):
+            own.append(f"{group.label} ({count} of {len(constrained)} runs)")
+        if None in references:
+            without.append(group.label)
+    text = (
+        "Lost against float: points of test accuracy, paired by seed, below 0 where the constrained model is better; "
+    )
+    if whole:
+        text += f"the reference is the run of task {REFERENCE_TASK} with the same data, features, encoder, objective, "
+        text += f"model and seed ({whole} of {len(found)} runs)"
+        text += f", where there is none the float model that the run itself tested: {', '.join(own)}" if own else ""
+    else:
+        text += (
+            f"the reference is the float model that each run itself tested, as no run of task {REFERENCE_TASK} with "
+        )
+        text += "the same data, features, encoder, objective, model and seed is here"
+    notes = [f"{text}."] if found else []
+    if without:
+        notes.append(f"No float reference, so nothing is said on what they lost: {', '.join(without)}.")
+    return notes
+
+
+def _task(run: Run) -> str:
+    assert run.results is not None
+    return str(run.results["task"])
+
+
+def _key(run: Run) -> Hashable:
+    assert run.results is not None
+    same = tuple(run.results[key] for key in RESULT_KEYS if key not in CONSTRAINT_KEYS)
+    return (*same, seed(run), test_speaker(run), folds(run))
+
+
+def _agreement(group: Group, other: Group) -> int:
+    return sum(group.fields[key] == other.fields[key] for key in group.fields if key not in CONSTRAINT_KEYS)

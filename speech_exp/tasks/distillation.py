@@ -1,0 +1,40 @@
+"""Knowledge distillation: a float teacher of the student's own topology (Hinton, Vinyals, Dean 2015)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from speech_exp.data.batches import Batch
+from speech_exp.objectives.classification import Classification, ClassificationNetwork
+
+
+class Distillation:
+    """loss = alpha tau² KL(teacher || student) + (1 - alpha) objective, both distributions softened by `tau`.
+
+    tau² keeps the gradients of the first part of the size they have at tau 1 (section 2.1 there). The KL divergence is
+    summed over classes and averaged over the batch. `teacher` is set before training.
+    """
+
+    teacher: ClassificationNetwork | None = None
+
+    def __init__(self, tau: float, alpha: float) -> None:
+        if not tau > 0:
+            raise ValueError(f"kd.tau={tau}: expected a number above 0, change kd.tau")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"kd.alpha={alpha}: expected a number from 0 to 1, change kd.alpha")
+        self.tau, self.alpha = tau, alpha
+
+    def loss(self, objective: Classification, student: nn.Module, batch: Batch) -> torch.Tensor:
+        assert self.teacher is not None, "the composition root hands over the teacher before training"
+        student_BV = student(batch.features_BTF, batch.lengths_B)
+        with torch.no_grad():
+            teacher_BV = self.teacher.eval()(batch.features_BTF, batch.lengths_B)
+        divergence = functional.kl_div(
+            functional.log_softmax(student_BV.float() / self.tau, dim=-1),
+            functional.log_softmax(teacher_BV.float() / self.tau, dim=-1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return self.alpha * self.tau**2 * divergence + (1 - self.alpha) * objective.loss(student_BV, batch)

@@ -1,0 +1,191 @@
+"""Runs of the constrained tasks through the composition root: what is reported is what deploys, and evaluate proves it."""
+
+import csv
+import json
+
+import pytest
+import torch
+from composition import composing, experiment
+
+from speech_exp.reporting.results_schema import validate_results
+from speech_exp.tasks.task import CertificateError
+from speech_exp.training.checkpoint import load_deployable, save_deployable
+
+SHORT = ("dataset=digits_demo", "trainer.device=cpu", "trainer.epochs=2", "model.hidden_size=12")
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as composed:
+        yield composed
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def act(compose, cache):
+    def run(folder, *overrides, defaults=SHORT):
+        built = experiment(compose(*defaults, f"cache_dir={cache}", *overrides), folder)
+        built.overrides = overrides
+        built.build("action")(built)
+        return built
+
+    return run
+
+
+def evaluate(act, folder, path):
+    act(folder, "action=evaluate", f"checkpoint={path}", defaults=("dataset=digits_demo", "trainer.device=cpu"))
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def results(folder):
+    found = json.loads((folder / "results.json").read_text())
+    validate_results(found)
+    return found
+
+
+def best(folder):
+    (path,) = folder.glob("checkpoints/*_best.pt")
+    return path
+
+
+@pytest.fixture(scope="module", params=["gru", "lstm", "lmu"])
+def float_run(request, act, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"float_{request.param}")
+    act(folder, "task=B1", f"model={request.param}", "seed=5")
+    return folder, request.param
+
+
+@pytest.fixture(scope="module")
+def gru(act, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("float")
+    act(folder, "task=B1", "seed=5")
+    return folder
+
+
+def test_a_budget_run_is_certified(float_run):
+    found = results(float_run[0])
+    assert (found["task"], found["c_approach"], found["kd"]) == ("B1", None, None)
+    assert found["certificate"]["kind"] == "budget"
+    assert found["certificate"]["details"]["recurrent_layer_bytes"] == found["size"]["recurrent_layer_bytes"]
+    assert found["size"]["recurrent_layer_bytes"][0] <= found["size"]["budget_bytes"] == 36 * 1024
+    assert "test_float" not in found["metrics"]
+
+
+def test_powers_of_two_from_a_float_run(act, float_run, tmp_path):
+    start, model = float_run
+    act(
+        tmp_path / "run",
+        "task=C",
+        f"model={model}",
+        "c_approach=snap_epoch",
+        "task.start_epoch=1",
+        f"task.float_checkpoint={start}",
+        "seed=5",
+    )
+    found = results(tmp_path / "run")
+    # The reference is the run that was started from, to the last digit.
+    assert found["metrics"]["test_float"] == results(start)["metrics"]["test"]
+    assert (found["certificate"]["kind"], found["c_approach"]) == ("power_of_two", "snap_epoch")
+    saved = torch.load(best(tmp_path / "run"), weights_only=True)["network"]
+    levels = torch.tensor([0.0, *(sign * 2.0**k for k in range(-8, 9) for sign in (1, -1))])
+    projected = {name for name in saved if not name.endswith((".memory.A", ".memory.B"))}
+    assert all(torch.isin(saved[name], levels).all() for name in projected)
+    assert found["certificate"]["checked"] == sum(saved[name].numel() for name in projected)
+    assert found["size"]["packed_bytes"] < found["size"]["model_bytes"] / 4
+    again = evaluate(act, tmp_path, best(tmp_path / "run"))
+    assert again["metrics"]["test"] == found["metrics"]["test"]
+    assert again["certificate"] == found["certificate"]
+
+
+def test_a_weight_off_the_grid_is_caught_by_evaluate_from_the_checkpoint_alone(act, gru, tmp_path):
+    act(tmp_path / "run", "task=C", "c_approach=ste", "task.start_epoch=2", f"task.float_checkpoint={gru}")
+    content = load_deployable(str(best(tmp_path / "run")))
+    content["network"]["output.bias"][3] += 0.3
+    save_deployable(content, tmp_path / "tampered_best.pt")  # sealed anew: only the certificate can find it
+    with pytest.raises(CertificateError, match=r"1 of output.bias"):
+        evaluate(act, tmp_path, tmp_path / "tampered_best.pt")
+    # A float run's weights in a checkpoint that says task C.
+    content["network"] = load_deployable(str(best(gru)))["network"]
+    save_deployable(content, tmp_path / "mixed_best.pt")
+    with pytest.raises(CertificateError, match="off the grid of c_approach=ste"):
+        evaluate(act, tmp_path, tmp_path / "mixed_best.pt")
+
+
+def test_integers_from_a_float_run(act, float_run, tmp_path):
+    start, model = float_run
+    act(tmp_path / "run", "task=B2", f"model={model}", f"task.float_checkpoint={start}", "seed=5")
+    found = results(tmp_path / "run")
+    assert (found["epochs"], found["best_epoch"]) == (0, 0)
+    assert found["metrics"]["test_float"] == results(start)["metrics"]["test"] == found["engines"]["float"]["metrics"]
+    assert found["metrics"]["test"] == found["engines"]["integer"]["metrics"]
+    assert set(found["engines"]) == {"float", "dynamic", "integer"}
+    sizes = {name: engine["model_bytes"] for name, engine in found["engines"].items()}
+    assert sizes["dynamic"] < sizes["float"] / 2
+    assert sizes["integer"] == found["size"]["model_bytes"] < sizes["float"]
+    assert found["certificate"]["kind"] == "integer_only"
+    assert max(found["certificate"]["details"]["accumulator_bounds"].values()) < 2**31
+    assert found["certificate"]["details"]["float_parts"] == []
+    saved = load_deployable(str(best(tmp_path / "run")))["network"]
+    weights = [value for value in saved.values() if value.numel() > 100]
+    assert weights
+    assert not [value for value in weights if value.is_floating_point()]
+    again = evaluate(act, tmp_path, best(tmp_path / "run"))
+    assert again["metrics"]["test"] == found["metrics"]["test"]
+    assert again["certificate"] == found["certificate"]
+
+
+def test_quantisation_aware_training_is_validated_in_integers(act, gru, tmp_path):
+    act(
+        tmp_path,
+        "task=B2",
+        f"task.float_checkpoint={gru}",
+        "task.qat_epochs=2",
+        "kd=teacher",
+        f"kd.run={gru}",
+        "seed=5",
+    )
+    found = results(tmp_path)
+    assert (found["epochs"], found["kd"]) == (2, "teacher")
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["phase"] for row in rows] == ["quantisation-aware"] * 2
+    assert found["metrics"]["test_float"] == results(gru)["metrics"]["test"]
+    # What was chosen in training is what deploys: the same integer network, the same validation.
+    assert float(rows[found["best_epoch"] - 1]["val_accuracy"]) == found["metrics"]["val"]["accuracy"]
+
+
+def test_a_teacher_is_trained_first_kept_and_changes_only_the_loss(act, tmp_path):
+    typed = ("task=C", "c_approach=snap_epoch", "task.start_epoch=2", "kd=teacher", "seed=5")
+    act(tmp_path / "one", *typed)
+    teacher = tmp_path / "one" / "teacher"
+    assert (results(teacher)["task"], results(teacher)["epochs"]) == ("A", 2)
+    assert results(teacher)["size"]["hidden_size"] == results(tmp_path / "one")["size"]["hidden_size"]
+    assert results(tmp_path / "one")["kd"] == "teacher"
+    # The same teacher taken from its folder gives the same student to the last bit.
+    act(tmp_path / "two", *typed, f"kd.run={teacher}")
+    assert not (tmp_path / "two" / "teacher").exists()
+    assert results(tmp_path / "one")["metrics"] == results(tmp_path / "two")["metrics"]
+    # A share of 0 leaves the loss without the teacher: the run without distillation.
+    act(tmp_path / "alone", *typed, f"kd.run={teacher}", "kd.alpha=0")
+    act(tmp_path / "plain", *typed[:3], "seed=5")
+    assert results(tmp_path / "alone")["metrics"] == results(tmp_path / "plain")["metrics"]
+    assert results(tmp_path / "one")["metrics"]["val"] != results(tmp_path / "plain")["metrics"]["val"]
+
+
+def test_a_run_on_other_data_is_no_start(act, gru, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"task.float_checkpoint=.* was trained with dataset.split=official, this run has random"
+    ):
+        act(tmp_path, "task=C", f"task.float_checkpoint={gru}", "dataset.split=random")
+
+
+def test_dry_run_tells_the_size_and_trains_no_teacher(act, tmp_path, capsys):
+    act(tmp_path, "task=C", "kd=teacher", "dry_run=true", "model.hidden_size=null")
+    printed = capsys.readouterr().out
+    assert "45, the largest within 36,864 bytes a recurrent layer: 36,180 bytes (8,775 weights, 270 biases)" in printed
+    assert "1 to 2" in printed
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,46 @@
+"""Dynamic INT8 beside the float network: close to it, smaller, and the network itself untouched."""
+
+import copy
+
+import pytest
+import torch
+
+from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.lmu import LMU
+from speech_exp.models.recurrent import GRU, LSTM
+from speech_exp.objectives.classification import Classification
+from speech_exp.tasks.dynamic import dynamic_bytes, dynamic_int8
+
+CELLS = {
+    "gru": lambda width: GRU(width, 9),
+    "lstm": lambda width: LSTM(width, 9),
+    "lmu": lambda width: LMU(width, 9, 4, 6.0, 2),
+    "lmu with feedback": lambda width: LMU(width, 9, 4, 6.0, 2, feedback=True),
+}
+
+
+def network(model, pooling="mean", bidirectional=False):
+    torch.manual_seed(0)
+    return Classification(pooling, 0.1, 0.1).network(CompactEncoder(5, CELLS[model], bidirectional, 1, 0.0), 10).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", CELLS)
+@pytest.mark.parametrize(("pooling", "bidirectional"), [("mean", False), ("last", True), ("attention", False)])
+def test_logits_are_close_to_those_of_the_float_network(model, pooling, bidirectional):
+    float_network = network(model, pooling, bidirectional)
+    before = copy.deepcopy(float_network.state_dict())
+    features_BTF, lengths_B = torch.randn(4, 12, 5), torch.tensor([12, 5, 7, 1])
+    expected = float_network(features_BTF, lengths_B)
+    found = dynamic_int8(float_network)(features_BTF, lengths_B)
+    # 8 bits a weight: within a few hundredths of the logits' spread, and not the float network in disguise
+    assert 0 < (found - expected).abs().max() < 0.1 * expected.std() + 0.02
+    for name, tensor in float_network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_bytes_by_hand():
+    # GRU 5 -> 9: matrices 3*9*5 + 3*9*9 = 378; linear 9 -> 10: 90. Biases 2*27 + 10 = 64. Three matrices with a scale.
+    assert dynamic_bytes(network("gru")) == 378 + 90 + 4 * 64 + 8 * 3
+    # LMU: matrices 2*5 + 9*5 + 9*8 = 127 and 90; biases 2 + 9 + 10; A and B 16 + 4, in float; four matrices.
+    assert dynamic_bytes(network("lmu")) == 127 + 90 + 4 * (21 + 20) + 8 * 4
