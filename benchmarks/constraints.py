@@ -79,10 +79,10 @@ def constrained(out: Path, place: str, overrides: tuple[str, ...], approaches: t
 
 
 def unseen(out: Path, seeds: tuple[str, ...]) -> Iterator[list[Sweep]]:
-    """As `digits`, for each speaker; the preset's own sweep over speakers and seeds is replaced by these."""
+    """As `digits`, for each speaker; what is typed takes the place of the preset's own sweep over speakers and seeds."""
 
     def held_out(speaker: str) -> tuple[str, ...]:
-        return ("experiment=unseen_speaker", f"dataset.test_speaker={speaker}", "~hydra.sweeper.params")
+        return ("experiment=unseen_speaker", f"dataset.test_speaker={speaker}")
 
     yield [Sweep(out / "B1" / speaker, (*held_out(speaker), "task=B1"), "seed", seeds) for speaker in SPEAKERS]
     yield [

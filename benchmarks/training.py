@@ -34,11 +34,9 @@ SETTINGS = ["dataset=fsdd", "model=gru", "augment=none", f"trainer.batch_size={B
 SETTINGS += [f"trainer.weight_decay={WEIGHT_DECAY}", "objective.label_smoothing=0.0", "trainer.device=cpu"]
 
 
-def experiment(epochs: int, folder: Path, cache: Path) -> Experiment:
+def experiment(folder: Path, overrides: list[str]) -> Experiment:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(
-            "config", [*SETTINGS, f"trainer.epochs={epochs}", f"cache_dir={cache}"], return_hydra_config=True
-        )
+        config = compose("config", overrides, return_hydra_config=True)
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if "hydra/" not in group}
     with open_dict(config):
         del config["hydra"]
@@ -48,7 +46,7 @@ def experiment(epochs: int, folder: Path, cache: Path) -> Experiment:
 def framework(epochs: int, folder: Path, cache: Path) -> tuple[float, float]:
     """Seconds and test accuracy of a run without its figures; reading the data counts."""
     started = time.perf_counter()
-    run = experiment(epochs, folder, cache)
+    run = experiment(folder, [*SETTINGS, f"trainer.epochs={epochs}", f"cache_dir={cache}"])
     parts = run.features.parts
     run.trainer.fit(
         run.network,
@@ -141,7 +139,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     folder = Path(tempfile.mkdtemp())
     warm, cold = folder / "warm", folder / "cold"
-    parts = experiment(1, folder, warm).loaded.parts
+    parts = experiment(folder, SETTINGS).loaded.parts
     framework(1, folder, warm)  # fills the warm cache and imports what both need
     found: dict[str, list[tuple[float, float]]] = {"warm": [], "cold": [], "plain": []}
     for _ in range(arguments.rounds):

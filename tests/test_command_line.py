@@ -66,6 +66,26 @@ def test_a_sweep_ends_in_a_comparison_that_compare_makes_again(tmp_path, cache):
 
 
 @pytest.mark.slow
+def test_a_sweep_over_all_approaches_from_one_float_run_ends_in_a_comparison(tmp_path, cache):
+    status, _, err = finish(start("task=B1", "trainer.epochs=2", cache, f"hydra.run.dir={tmp_path}/B1", cwd=tmp_path))
+    assert status == 0, err
+    typed = ["task=C", "c_approach=glob(*)", "trainer.epochs=4", f"task.float_checkpoint={tmp_path}/B1"]
+    status, out, err = finish(start("-m", *typed, cache, f"hydra.sweep.dir={tmp_path}/C", cwd=tmp_path))
+    assert status == 0, err
+    assert out.count("power_of_two, ") == 9
+    found = [json.loads(path.read_text()) for path in (tmp_path / "C").glob("*/results.json")]
+    approaches = ["apot2", "ema", "inq", "mixed_pot", "row_shared", "snap_epoch", "snap_step", "ste", "stochastic"]
+    assert sorted(one["c_approach"] for one in found) == approaches
+    assert all(one["certificate"]["passed"] for one in found)
+    status, _, err = finish(start("action=compare", f"runs={tmp_path}", cwd=tmp_path))
+    assert status == 0, err
+    report = (tmp_path / "comparison.md").read_text()
+    assert all(f"C {approach} |" in report for approach in approaches)
+    assert "lost against float" in report
+    assert (tmp_path / "comparison_bytes.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_leaves_a_readable_run_folder(tmp_path, cache):
     run = tmp_path / "run"

@@ -49,15 +49,21 @@ class Train:
             test = _evaluate(experiment, deployed, "test")
             _save(experiment, deployed, fit)
             record.write_predictions(test.predictions)
-            record.write_results(
-                _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
-            )
+            results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
+            record.write_results(results)
             _draw(experiment, deployed, fit, test, history)
+        size = results["size"]
         facts = {
             "best epoch": f"{fit.best_epoch} of {fit.epochs}",
             "validation accuracy": f"{validation.metrics['accuracy']:.2%}",
             "test accuracy": f"{test.metrics['accuracy']:.2%}",
             "test macro F1": f"{test.metrics['f1_macro']:.2%}",
+            "bytes": f"{size['packed_bytes']:,} stored, {size['bits_per_weight']:.4g} bits a weight",
+            **{
+                f"engine {name}": f"{engine['metrics']['accuracy']:.2%}, {engine['model_bytes']:,} bytes, "
+                f"{engine['latency_ms']:.2f} ms an utterance on the CPU"
+                for name, engine in results.get("engines", {}).items()
+            },
             "certificate": certificate.text(),
             "training": f"{fit.seconds:.1f} s, {fit.utterances_per_s:,.0f} utterances/s",
             "run folder": str(experiment.folder),

@@ -18,6 +18,7 @@ FOLD_KEYS = ("dataset.test_speaker", "dataset.validation_speaker")
 # What cannot change a result, and what differs from seed to seed because it points at another run.
 IGNORED_KEYS = {"seed", "action", "runs", "checkpoint", "audio", "dry_run", "resume", "launcher", "dataset.root"}
 IGNORED_KEYS |= {"kd.run", "task.float_checkpoint", "sweep", "run_folder", "output_dir"}
+NOT_THERE = ""  # value of a key that the run's config does not have, such as task.qat_epochs in task C
 IGNORED_PREFIXES = ("hydra.", "hydra/", "paths.", "launcher.")
 
 Settings = dict[str, str]
@@ -117,7 +118,10 @@ def _settings(run: Run, typed: Sequence[str]) -> Settings:
     assert run.results is not None
     values = {key: _text(run.results[key]) for key in RESULT_KEYS}
     for key in typed:
-        values[key] = _text(run.config[key]) if key in run.config else run.overrides.get(key, "default")
+        if key in run.config:
+            values[key] = _text(run.config[key])
+        else:  # a run of another task has no such key; without any config it is not known
+            values[key] = NOT_THERE if run.config else run.overrides.get(key, "default")
     return values
 
 
@@ -158,7 +162,11 @@ def _chosen_keys(
 
 def _label(fields: Settings) -> str:
     bare = [value for key, value in fields.items() if key in SHOWN_BARE and value != "none"]
-    other = [f"{key}={value}" for key, value in fields.items() if key not in (*SHOWN_BARE, *CONSTRAINT_KEYS)]
+    other = [
+        f"{key}={value}"
+        for key, value in fields.items()
+        if key not in (*SHOWN_BARE, *CONSTRAINT_KEYS) and value != NOT_THERE
+    ]
     return " · ".join(part for part in (*bare, _constraint_label(fields), *other) if part)
 
 

@@ -106,15 +106,23 @@ def row_shared(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return nearest_power(weight, grid)
     _refuse_unusable(weight)
     magnitude_RC = weight.flatten(1).abs().double()
-    best_gain_R1 = magnitude_RC.new_full((len(magnitude_RC), 1), -1.0)
-    level_R1 = torch.zeros_like(best_gain_R1)
+    sum_R1 = magnitude_RC.sum(1, keepdim=True)
+    largest = float(magnitude_RC.max()) if magnitude_RC.numel() else 0.0
+    best_gain_R1 = torch.full_like(sum_R1, -1.0)
+    level_R1 = torch.zeros_like(sum_R1)
     # With level l the nearest of 0 and l lowers a weight's error from w² by max(0, w² - (|w| - l)²) = max(0, l (2|w| - l)).
-    for exponent in grid.exponents():  # one at a time: memory of a few copies of the matrix however wide the grid
+    for exponent in reversed(
+        grid.exponents()
+    ):  # one at a time: memory of a few copies of the matrix however wide the grid
         level = 2.0**exponent
+        if level > 2 * largest:
+            continue  # lowers no error
         gain_R1 = (2 * magnitude_RC).sub_(level).clamp_(min=0).sum(1, keepdim=True) * level
-        better_R1 = gain_R1 >= best_gain_R1
+        better_R1 = gain_R1 > best_gain_R1
         best_gain_R1 = torch.where(better_R1, gain_R1, best_gain_R1)
         level_R1 = torch.where(better_R1, level, level_R1)
+        if (level * sum_R1 <= best_gain_R1).all():
+            break  # a lower level l' gains less than 2 l' times the sum
     quantised_RC = torch.where(magnitude_RC >= level_R1 / 2, level_R1, 0.0)
     return _signed(quantised_RC.to(weight.dtype).reshape(weight.shape), weight)
 

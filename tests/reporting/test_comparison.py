@@ -72,6 +72,13 @@ class TestGroups:
             make_run(f"{task}{approach}", task=task, c_approach=approach)
         assert labels(tmp_path / "runs") == ["A", "B1", "C ema", "C inq"]
 
+    def test_a_key_of_one_task_is_no_part_of_the_labels_of_others(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("float", task="B1", config="task:\n  budget_bytes: 1\n")
+        for epochs in (0, 5):
+            config = f"task:\n  budget_bytes: 1\n  qat_epochs: {epochs}\n"
+            make_run(f"qat{epochs}", task="B2", overrides=[f"task.qat_epochs={epochs}"], config=config)
+        assert labels(tmp_path / "runs") == ["B1", "B2 · task.qat_epochs=0", "B2 · task.qat_epochs=5"]
+
     def test_typed_overrides_that_vary_make_groups_sorted_by_size(self, make_run: MakeRun, tmp_path: Path) -> None:
         for lr in ("0.01", "0.002", "0.1"):
             make_run(f"lr{lr}", overrides=[f"trainer.lr={lr}", f"seed={lr}", "trainer.epochs=3"])

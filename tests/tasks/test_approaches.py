@@ -14,17 +14,17 @@ from omegaconf import OmegaConf
 
 from speech_exp.tasks.approaches.approach import Approach
 from speech_exp.tasks.approaches.inq import Inq
+from speech_exp.tasks.approaches.row_shared import RowShared
 from speech_exp.tasks.approaches.snapping import (
     Apot2,
     Ema,
     MixedPot,
-    RowShared,
     SnapEpoch,
     SnapStep,
     Stochastic,
 )
 from speech_exp.tasks.approaches.ste import Ste
-from speech_exp.tasks.grids import Grid, is_power, nearest_power
+from speech_exp.tasks.grids import Grid, is_power, is_row_shared, nearest_power, row_shared
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "c_approach").glob("*.yaml"))
 GRID = Grid(-8, 8)
@@ -119,7 +119,7 @@ def test_weights_off_the_grid_by_one_ulp_are_told(path):
 
 def test_what_the_approaches_tell_the_task():
     approaches = {path.stem: load(path) for path in CONFIGS}
-    assert {name for name, one in approaches.items() if not one.takes_every_n_steps} == {"inq", "ste"}
+    assert {name for name, one in approaches.items() if not one.takes_every_n_steps} == {"inq", "row_shared", "ste"}
     assert {name for name, one in approaches.items() if one.has_schedule} == {"ema", "inq"}
     assert {name: one.every_n_steps for name, one in approaches.items() if one.every_n_steps} == {"snap_step": 50}
     assert {name: one.scope for name, one in approaches.items() if one.scope} == {"mixed_pot": "recurrent_matrices"}
@@ -174,9 +174,7 @@ def test_ema_of_one_epoch_is_the_projection():
     assert weight.tolist() == [0.25, 0.0, -4.0]
 
 
-@pytest.mark.parametrize(
-    "approach", [SnapEpoch(), SnapStep(50), MixedPot(), RowShared(), Apot2()], ids=lambda one: one.name
-)
+@pytest.mark.parametrize("approach", [SnapEpoch(), SnapStep(50), MixedPot(), Apot2()], ids=lambda one: one.name)
 def test_snapping_projects_at_every_act(approach):
     network = Network()
     before = copied(weights_of(network))
@@ -367,6 +365,18 @@ def test_ste_gives_the_master_back_bit_for_bit_in_the_same_parameters(fails):
     for name, weight in weights_of(network).items():
         assert weight is weights[name] and weight.data_ptr() == places[name] and weight.requires_grad
         assert same_bits(weight, before[name])
+
+
+def test_row_shared_computes_with_its_own_grid_and_keeps_a_float_master():
+    network, approach = Network(), RowShared()
+    weights, before = weights_of(network), copied(weights_of(network))
+    approach.begin(weights, GRID, 3, 0)
+    with approach.training_form(weights):
+        assert all(same_bits(weight, row_shared(before[name], GRID)) for name, weight in weights.items())
+    approach.act(weights, 0.9)
+    assert all(same_bits(weight, before[name]) for name, weight in weights.items())
+    approach.act(weights, 1.0)
+    assert all(is_row_shared(weight, GRID).all() for weight in weights.values())
 
 
 def test_ste_leaves_the_weights_alone_where_they_cannot_be_projected():

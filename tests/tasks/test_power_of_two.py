@@ -7,7 +7,8 @@ import torch
 from tiny import MODELS, fit, network, parts
 
 from speech_exp.tasks.approaches.inq import Inq
-from speech_exp.tasks.approaches.snapping import Apot2, Ema, MixedPot, RowShared, SnapEpoch, SnapStep, Stochastic
+from speech_exp.tasks.approaches.row_shared import RowShared
+from speech_exp.tasks.approaches.snapping import Apot2, Ema, MixedPot, SnapEpoch, SnapStep, Stochastic
 from speech_exp.tasks.approaches.ste import Ste
 from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.power_of_two import PowerOfTwo

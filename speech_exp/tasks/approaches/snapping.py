@@ -10,7 +10,6 @@ from speech_exp.tasks.approaches.approach import (
     Weights,
     code_bits,
     count,
-    exponents_between,
     span,
 )
 from speech_exp.tasks.grids import (
@@ -18,10 +17,7 @@ from speech_exp.tasks.grids import (
     apot2,
     apot2_levels,
     exponents_of_apot2,
-    exponents_of_powers,
     is_apot2,
-    is_row_shared,
-    row_shared,
     stochastic_power,
 )
 
@@ -93,29 +89,6 @@ class Stochastic(Approach):
         for weight in weights.values():
             rounded = self.project(weight, self.grid) if exact else stochastic_power(weight, self.grid, self._generator)
             weight.copy_(rounded)
-
-
-class RowShared(Approach):
-    """One exponent a row of each matrix; vectors as P."""
-
-    name = "row_shared"
-    level_text = "0 or ±2^k, one k a row"
-
-    def project(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
-        return row_shared(weight, grid)
-
-    def on_grid(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
-        return is_row_shared(weight, grid)
-
-    def storage(self, weights: Weights, grid: Grid) -> Storage:
-        """A matrix: 0, + or - in 2 bits a weight and one exponent a row; a vector: as P."""
-        exponents = span([exponents_of_powers(weight) for weight in weights.values()])
-        used = exponents_between(exponents)
-        matrices = {name: weight for name, weight in weights.items() if weight.ndim >= 2}
-        vectors = {name: weight for name, weight in weights.items() if weight.ndim < 2}
-        rows = sum(len(weight) for weight in matrices.values())
-        total_bits = 2 * count(matrices) + rows * code_bits(max(1, used)) + count(vectors) * code_bits(1 + 2 * used)
-        return Storage.of(total_bits, weights, exponents)
 
 
 class Apot2(Approach):

@@ -1,4 +1,4 @@
-"""Straight-through training: the network computes with P(w), the optimizer moves a float w."""
+"""Straight-through training: the network computes with its deployable weights, the optimizer moves a float master copy."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ import torch
 from speech_exp.tasks.approaches.approach import Approach, Weights
 
 
-class Ste(Approach):
-    """Straight-through estimator (Bengio et al. 2013): the gradient at P(w) is taken as that of the float master copy w."""
+class StraightThrough(Approach):
+    """The gradient at the projected weights is taken as that of the master copy (Bengio et al. 2013)."""
 
-    name = "ste"
     takes_every_n_steps = False  # it projects at every step anyway
 
     @contextmanager
     def training_form(self, weights: Weights) -> Iterator[None]:
-        """The parameters hold P(w) inside and w again outside, in place: modules and optimizer know them by identity."""
+        """The parameters are projected inside and the master copy again outside, in place: modules and optimizer know them
+        by identity."""
         parameters = list(weights.values())
         with torch.no_grad():
-            # As one vector: a step of a small network is short, and so each tensor operation counts.
-            master = torch.cat([weight.flatten() for weight in parameters])
-            projected = self.project(master, self.grid)
-            _fill(parameters, projected)
+            master = [weight.clone() for weight in parameters]
+            torch._foreach_copy_(parameters, self.projected(parameters))
         try:
             yield
         finally:
             with torch.no_grad():
-                _fill(parameters, master)
+                torch._foreach_copy_(parameters, master)
+
+    def projected(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The deployable form of all tensors of a step."""
+        return [self.project(weight, self.grid) for weight in weights]
 
     def act(self, weights: Weights, progress: float) -> None:
         if progress >= 1:
             self.project_all(weights)
 
 
-def _fill(parameters: list[torch.Tensor], values: torch.Tensor) -> None:
-    parts = values.split([parameter.numel() for parameter in parameters])
-    shaped = [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
-    torch._foreach_copy_(parameters, shaped)
+class Ste(StraightThrough):
+    """Straight through P."""
+
+    name = "ste"
+
+    def projected(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        """As one vector: a step of a small network is short, and so each tensor operation counts."""
+        together = self.project(torch.cat([weight.flatten() for weight in weights]), self.grid)
+        parts = together.split([weight.numel() for weight in weights])
+        return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]

@@ -1,17 +1,11 @@
 """The vectorised engine against the scalar one of `integer_reference`, bit for bit, and against its own padding."""
 
-import time
-
 import integer_reference as exact
 import pytest
 import torch
 from integer_networks import CELLS, batch, network, random_codes
 
-from speech_exp.models.encoder import CompactEncoder
-from speech_exp.models.lmu import LMU
-from speech_exp.models.recurrent import GRU, LSTM
-from speech_exp.objectives.classification import ClassificationNetwork
-from speech_exp.tasks.integer.network import IntegerNetwork, convert
+from speech_exp.tasks.integer.network import convert
 
 LENGTHS = [4, 1, 6]
 LMU_ACTIVATIONS = {  # input activation, activation, feedback
@@ -148,30 +142,3 @@ def test_a_trained_network_decides_alike(name):
     integer_B = convert(trained, [given])(features_BTF, given.lengths_B).argmax(1)
     assert (decided_B == given.targets).float().mean() > 0.8
     assert (decided_B == integer_B).float().mean() >= 0.97
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "cell",
-    [
-        lambda width: GRU(width, 97),
-        lambda width: LSTM(width, 83),
-        lambda width: LMU(width, 45, 8, 16, 20, input_activation="relu", activation="relu"),
-    ],
-    ids=["gru97", "lstm83", "lmu45"],
-)
-def test_the_test_split_of_fsdd_takes_less_than_2_seconds(cell):
-    """300 utterances of its lengths (20 MFCC, 15 to 140 frames) in batches of 64 by length."""
-    trained = ClassificationNetwork(CompactEncoder(20, cell, False, 1, 0.0), 10, "mean", 0.0).eval()
-    converted = IntegerNetwork(trained)
-    torch.manual_seed(0)
-    lengths_U = torch.randint(15, 60, (300,)).sort().values
-    lengths_U[-5:] = 140
-    utterances = [(torch.randn(len(part), int(part.max()), 20), part) for part in lengths_U.split(64)]
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        for features_BTF, lengths_B in utterances:
-            converted(features_BTF, lengths_B)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 2.0

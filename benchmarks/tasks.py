@@ -1,0 +1,96 @@
+"""What the constraints cost in time, as ratios measured in one run, on FSDD.
+
+    python benchmarks/tasks.py [--epochs 4] [--rounds 3] [--models gru,lstm,lmu]
+
+First the training seconds of task C by each approach beside task B1 at equal epochs; every epoch of C is one of phase two, the
+costlier one. Then the seconds in which the engines of task B2 classify the test split (300 recordings), weights untrained.
+Rounds alternate; figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from training import CONF, experiment
+
+from speech_exp.tasks.dynamic import dynamic_int8
+from speech_exp.tasks.integer.network import convert
+from speech_exp.tasks.task import calibration_batches
+
+APPROACHES = sorted(path.stem for path in (CONF / "c_approach").glob("*.yaml"))
+EXPANDED = "task.expand_to_budget=true"
+
+
+def train_s(folder: Path, overrides: list[str]) -> float:
+    """Seconds of the trainer alone; features are ready before."""
+    run = experiment(folder, ["dataset=fsdd", "trainer.device=cpu", *overrides])
+    parts, network = run.features.parts, run.network
+    started = time.perf_counter()
+    run.trainer.fit(
+        network, run.objective, run.task, run.augment, parts, run.dataset.class_names, run.seed, folder, lambda _: None
+    )
+    return time.perf_counter() - started
+
+
+def training(models: list[str], epochs: int, rounds: int, folder: Path) -> None:
+    print(f"Training, {epochs} epochs, {rounds} rounds: seconds, and times those of B1\n")
+    print("| task | " + " | ".join(models) + " |\n| --- |" + " ---: |" * len(models))
+    ways = {"B1": ["task=B1"]}
+    ways |= {f"C {one}": ["task=C", f"c_approach={one}", "task.start_epoch=1"] for one in APPROACHES}
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        for model in models:
+            for name, typed in ways.items():
+                spent = train_s(folder, [*typed, f"model={model}", f"trainer.epochs={epochs}"])
+                seconds.setdefault((name, model), []).append(spent)
+    median_s = {key: statistics.median(values) for key, values in seconds.items()}
+    for name in ways:
+        cells = [
+            f"{median_s[name, model]:.1f} ({median_s[name, model] / median_s['B1', model]:.2f})" for model in models
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def engines(models: list[str], rounds: int, folder: Path) -> None:
+    print("\nTest split of 300 recordings in batches of 64 by length: seconds\n")
+    print("| model | hidden size | float | dynamic | integer |\n| --- | ---: | ---: | ---: | ---: |")
+    for model in models:
+        for typed in ([], [EXPANDED]):
+            run = experiment(folder, ["dataset=fsdd", "task=B2", f"model={model}", "trainer.device=cpu", *typed])
+            parts, network = run.features.parts, run.network.eval()
+            integer = convert(network, calibration_batches(parts["train"]))
+            ways = {"float": network, "dynamic": dynamic_int8(network), "integer": integer}
+            seconds: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(rounds + 1):
+                for name, engine in ways.items():
+                    started = time.perf_counter()
+                    with torch.no_grad():
+                        for batch in parts["test"].by_length(64):
+                            engine(batch.features_BTF, batch.lengths_B)
+                    seconds[name].append(time.perf_counter() - started)
+            cells = [f"{statistics.median(values[1:]):.2f}" for values in seconds.values()]
+            hidden = network.encoder.recurrent_layers[0].hidden_size
+            print(f"| {model} | {hidden} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", default="gru,lstm,lmu")
+    arguments = parser.parse_args()
+    models = arguments.models.split(",")
+    folder = Path(tempfile.mkdtemp())
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    train_s(folder, ["task=B1", "trainer.epochs=1"])  # what all need is imported and in the feature cache
+    training(models, arguments.epochs, arguments.rounds, folder)
+    engines(models, arguments.rounds, folder)
+
+
+if __name__ == "__main__":
+    main()
