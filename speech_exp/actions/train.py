@@ -34,6 +34,7 @@ class Train:
             return None
         started = time.perf_counter()
         device, task = str(experiment.trainer.runtime.device), experiment.task
+        task.phases(experiment.trainer.epochs)  # too few epochs are told before any work
         record = RunRecord(experiment.folder)
         with record.running(seed=experiment.seed, config_hash=experiment.config_hash(), device=device):
             parts = experiment.features.parts
@@ -175,7 +176,8 @@ def _results(
     engines: dict[str, dict[str, Any]] = {}
     reference: list[str] = []
     for name, (network, model_bytes) in task.engines(deployed).items():
-        evaluation = _evaluate(experiment, network, "test")
+        batches = parts["test"].by_length(experiment.trainer.batch_size)  # in float32, whatever training computes in
+        evaluation = experiment.objective.evaluate(network, batches, experiment.dataset.class_names)
         found = [row["prediction"] for row in evaluation.predictions]
         reference = found if name == "float" else reference
         engines[name] = {

@@ -183,6 +183,21 @@ def test_a_run_on_other_data_is_no_start(act, gru, tmp_path):
         act(tmp_path, "task=C", f"task.float_checkpoint={gru}", "dataset.split=random")
 
 
+def test_engines_stand_side_by_side_after_training_in_bfloat16_with_every_part(act, tmp_path):
+    parts = ("objective.pooling=attention", "encoder.front_channels=8", "model=lstm", "trainer.precision=bf16")
+    act(tmp_path, "task=B2", "task.qat_epochs=1", *parts)
+    found = results(tmp_path)
+    assert found["certificate"]["details"]["integer_layers"] == ["front", "layers.0", "pooling", "output"]
+    assert found["engines"]["integer"]["agreement"] > 0.9
+    assert found["engines"]["float"]["agreement"] == 1
+
+
+def test_too_few_epochs_are_told_before_any_work(act, tmp_path):
+    with pytest.raises(ValueError, match="phase two has 2 epochs with c_approach=inq: expected at least 3"):
+        act(tmp_path, "task=C", "c_approach=inq")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dry_run_tells_the_size_and_trains_no_teacher(act, tmp_path, capsys):
     act(tmp_path, "task=C", "kd=teacher", "dry_run=true", "model.hidden_size=null")
     printed = capsys.readouterr().out
