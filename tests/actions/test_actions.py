@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from composition import composing, experiment
+from composition import experiment
 
 from speech_exp.data.digits import BUNDLED
 from speech_exp.reporting.results_schema import validate_results
@@ -15,17 +15,6 @@ from speech_exp.training.checkpoint import load_deployable, save_deployable
 
 RECORDING = BUNDLED / "digits_demo" / "3_emil_0.flac"
 FIGURES = {"training_curves", "confusion_matrix", "metrics_table", "flowchart", "features", "occlusion"}
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as composed:
-        yield composed
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 def act(compose, folder, cache, *overrides):

@@ -5,24 +5,13 @@ import json
 
 import pytest
 import torch
-from composition import composing, experiment
+from composition import experiment
 
 from speech_exp.reporting.results_schema import validate_results
 from speech_exp.tasks.task import CertificateError
 from speech_exp.training.checkpoint import load_deployable, save_deployable
 
 SHORT = ("dataset=digits_demo", "trainer.device=cpu", "trainer.epochs=2", "model.hidden_size=12")
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as composed:
-        yield composed
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
