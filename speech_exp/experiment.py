@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from speech_exp.features.mfcc import FeatureExtractor
     from speech_exp.features.normalization import Normalizer
     from speech_exp.models.encoder import CompactEncoder
-    from speech_exp.objectives.classification import Classification, ClassificationNetwork
+    from speech_exp.objectives.objective import Network, Objective
     from speech_exp.tasks.task import Task
     from speech_exp.training.trainer import Trainer
 
@@ -154,11 +154,11 @@ class Experiment:
         return make(**given)
 
     @cached_property
-    def objective(self) -> Classification:
+    def objective(self) -> Objective:
         return self.build("objective")
 
     @cached_property
-    def network(self) -> ClassificationNetwork:
+    def network(self) -> Network:
         """On the trainer's device, with fresh weights drawn from the run's seed."""
         import torch
 

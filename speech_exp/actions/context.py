@@ -12,7 +12,7 @@ from speech_exp.features.assembly import Features
 from speech_exp.features.augment import SpecAugment
 from speech_exp.features.mfcc import FeatureExtractor
 from speech_exp.features.normalization import Normalizer
-from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks.task import Task
 from speech_exp.training.trainer import Trainer
 
@@ -43,9 +43,9 @@ class Context(Protocol):
     @property
     def task(self) -> Task: ...
     @property
-    def objective(self) -> Classification: ...
+    def objective(self) -> Objective: ...
     @property
-    def network(self) -> ClassificationNetwork: ...
+    def network(self) -> Network: ...
     @property
     def cache_folder(self) -> Path: ...
 

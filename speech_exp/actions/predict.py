@@ -8,7 +8,7 @@ import torch
 
 from speech_exp.actions.context import Context
 from speech_exp.data.audio import AUDIO_SUFFIXES, AudioError, read_any
-from speech_exp.objectives.classification import device_of
+from speech_exp.objectives.objective import device_of
 from speech_exp.training.checkpoint import load_deployable
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from speech_exp.actions.context import Context
-from speech_exp.objectives.classification import Evaluation
+from speech_exp.objectives.objective import Evaluation
 from speech_exp.progress import print_table
 from speech_exp.reporting.latency import latency_ms
 from speech_exp.reporting.run_record import RunRecord
@@ -23,7 +23,7 @@ from speech_exp.training.trainer import EpochRow, Fit
 
 
 class Train:
-    """Returns the validation accuracy of the best epoch; `dry_run` prints sizes and stops before any training."""
+    """Returns the objective's validation metric of what deploys; `dry_run` prints sizes and stops before any training."""
 
     def __init__(self, dry_run: bool) -> None:
         self.dry_run = dry_run
@@ -53,15 +53,14 @@ class Train:
             results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
             record.write_results(results)
             _draw(experiment, deployed, fit, test, history)
-        size = results["size"]
+        size, primary = results["size"], experiment.objective.primary
         facts = {
             "best epoch": f"{fit.best_epoch} of {fit.epochs}",
-            "validation accuracy": f"{validation.metrics['accuracy']:.2%}",
-            "test accuracy": f"{test.metrics['accuracy']:.2%}",
-            "test macro F1": f"{test.metrics['f1_macro']:.2%}",
+            f"validation {primary}": f"{validation.metrics[primary]:.2%}",
+            **{f"test {name}": f"{value:.2%}" for name, value in test.metrics.items() if name != "loss"},
             "bytes": f"{size['packed_bytes']:,} stored, {size['bits_per_weight']:.4g} bits a weight",
             **{
-                f"engine {name}": f"{engine['metrics']['accuracy']:.2%}, {engine['model_bytes']:,} bytes, "
+                f"engine {name}": f"{engine['metrics'][primary]:.2%}, {engine['model_bytes']:,} bytes, "
                 f"{engine['latency_ms']:.2f} ms an utterance on the CPU"
                 for name, engine in results.get("engines", {}).items()
             },
@@ -70,7 +69,7 @@ class Train:
             "run folder": str(experiment.folder),
         }
         print_table(facts)
-        return validation.metrics["accuracy"]
+        return validation.metrics[primary]
 
 
 def _evaluate(experiment: Context, network: nn.Module, part: str) -> Evaluation:
@@ -149,7 +148,7 @@ def _results(
     """results.json (DESIGN section 2)."""
     choices, task, parts = experiment.choices, experiment.task, experiment.features.parts
     train_frames = parts["train"].lengths_WU[0].double()
-    metrics = {"val": validation.metrics, "test": test.metrics, "test_per_class": test.per_class}
+    metrics = {"val": validation.metrics, "test": test.metrics, **test.tables()}
     if task.reference is not None:
         metrics["test_float"] = _evaluate(experiment, task.reference, "test").metrics
     results = {
@@ -209,7 +208,7 @@ def _draw(experiment: Context, deployed: nn.Module, fit: Fit, evaluation: Evalua
         "normalization": experiment.normalizer.mode,
         "best_epoch": fit.best_epoch,
         "epochs": fit.epochs,
-        "accuracy": evaluation.metrics["accuracy"],
+        "result": f"test {experiment.objective.primary} {evaluation.metrics[experiment.objective.primary]:.2%}",
         "constraint": experiment.task.constraint_lines(),
         "constrained": experiment.task.constrained,
     }

@@ -16,21 +16,23 @@ from torch.nn import functional
 from speech_exp.data.batches import Batch
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.layer import State
+from speech_exp.objectives.objective import Evaluation, Network, Objective, device_of
 
 Pooling = Literal["last", "mean", "attention"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What one pass over a split found."""
+class ClassEvaluation(Evaluation):
+    """Metrics accuracy, f1_macro and loss; a prediction's score is its probability."""
 
-    metrics: dict[str, float]  # accuracy, f1_macro, loss
     per_class: dict[str, dict[str, float]]  # class -> precision, recall, f1, support
     confusion_VV: list[list[int]]  # rows reference, columns prediction
-    predictions: list[dict[str, Any]]  # by id: id, reference, prediction, score (probability of the prediction)
+
+    def tables(self) -> dict[str, Any]:
+        return {"test_per_class": self.per_class}
 
 
-class ClassificationNetwork(nn.Module):
+class ClassificationNetwork(Network):
     """Encoder, pooling over time, dropout, linear layer: logits (B, V).
 
     Pooling takes the `last` frame, the `mean` of the valid frames, or their mean weighted by a softmax of a learned score
@@ -76,7 +78,7 @@ class ClassificationNetwork(nn.Module):
         return self.output(self.dropout(pooled_BH))
 
 
-class Classification:
+class Classification(Objective):
     """Cross-entropy over the classes; metrics accuracy and macro F1.
 
     The best epoch is that of the highest validation accuracy, of equals that of the lower loss, or, with `select_by` loss,
@@ -85,6 +87,7 @@ class Classification:
     """
 
     name = "classification"
+    primary = "accuracy"
 
     def __init__(
         self,
@@ -103,18 +106,17 @@ class Classification:
         """Mean over the batch."""
         return functional.cross_entropy(logits_BV.float(), batch.targets, label_smoothing=self.label_smoothing)
 
+    def rows(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        return logits_BV
+
     def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
-        """Whether an epoch of these validation metrics is better than the best so far."""
         if self.select_by == "loss":
             return metrics["loss"] < than["loss"]
         return (metrics["accuracy"], -metrics["loss"]) > (than["accuracy"], -than["loss"])
 
     @torch.no_grad()
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:
-        """Metrics over all batches; the loss is cross-entropy without smoothing, mean over utterances.
-
-        Batches are brought to the network's device: integer engines run on the CPU beside a GPU's training.
-        """
+    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> ClassEvaluation:
+        """The loss is cross-entropy without smoothing, mean over utterances."""
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
         network.eval()
@@ -131,7 +133,7 @@ class Classification:
         precision, recall, f1, support = precision_recall_fscore_support(
             targets_U, prediction_U, labels=labels, zero_division=0
         )
-        return Evaluation(
+        return ClassEvaluation(
             metrics={
                 "accuracy": (prediction_U == targets_U).double().mean().item(),
                 "f1_macro": float(f1.mean()),
@@ -154,11 +156,3 @@ class Classification:
                 )
             ],
         )
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where its tensors lie; the CPU for one without any that torch knows of (packed dynamic INT8)."""
-    return next(
-        (tensor.device for tensor in network.state_dict().values() if isinstance(tensor, torch.Tensor)),
-        torch.device("cpu"),
-    )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from speech_exp.data.batches import InMemoryUtterances
-from speech_exp.objectives.classification import device_of
+from speech_exp.objectives.objective import device_of
 
 _UTTERANCES = 100
 _WARM_UP = 10

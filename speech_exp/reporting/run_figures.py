@@ -12,7 +12,8 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.features.mfcc import FeatureExtractor
-from speech_exp.objectives.classification import ClassificationNetwork, Evaluation, device_of
+from speech_exp.objectives.classification import ClassEvaluation, ClassificationNetwork
+from speech_exp.objectives.objective import Evaluation, Network, device_of
 from speech_exp.reporting.figures.confusion import confusion_matrix
 from speech_exp.reporting.figures.curves import Row, phases_of, training_curves
 from speech_exp.reporting.figures.features import features_figure
@@ -26,12 +27,17 @@ _PARTS = ("convolution", "recurrent", "pooling", "linear")  # of a network, as a
 
 
 def draw_evaluation(folder: Path, evaluation: Evaluation, history: Sequence[Row], best_epoch: int) -> None:
-    """Training curves with the phases of the history, confusion matrix and table of metrics.
+    """Training curves with the phases of the history; of a classification, confusion matrix and table of metrics.
 
     Without a history, as of a model that was trained in another run and only converted, there are no curves.
     """
     if history:
         training_curves(history, folder / "training_curves.png", best_epoch, phases_of(history))
+    if isinstance(evaluation, ClassEvaluation):
+        _draw_classes(folder, evaluation)
+
+
+def _draw_classes(folder: Path, evaluation: ClassEvaluation) -> None:
     confusion_matrix(np.array(evaluation.confusion_VV), list(evaluation.per_class), folder / "confusion_matrix.png")
     metrics_table(evaluation.per_class, evaluation.metrics, folder / "metrics_table.png")
 
@@ -79,14 +85,14 @@ def occlusion(network: nn.Module, batch: Batch, hop_s: float) -> tuple[np.ndarra
 
 def draw_flowchart(
     folder: Path,
-    network: ClassificationNetwork,
+    network: Network,
     parts: dict[str, InMemoryUtterances],
     facts: dict[str, Any],
     hop_s: float,
 ) -> None:
     """The pipeline of this very run with its sizes, and where the task's constraint acts.
 
-    `facts` holds the choices of the config by group, `split`, `normalization`, `best_epoch`, `epochs`, `accuracy`,
+    `facts` holds the choices of the config by group, `split`, `normalization`, `best_epoch`, `epochs`, `result`,
     `constraint` (its lines, none in a task without one) and `constrained` (the parts that it acts on, of convolution,
     recurrent, pooling and linear).
     """
@@ -117,10 +123,11 @@ def draw_flowchart(
         if layer.window_frames() is not None:
             lines.append(f"window {window_text(network, hop_s)}")
         boxes.append(Box(layer.name.upper(), lines, "encoder", "recurrent" in constrained))
+    if isinstance(network, ClassificationNetwork):
+        boxes.append(Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head", "pooling" in constrained))  # fmt: skip
     boxes += [
-        Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head", "pooling" in constrained),
         Box("Linear", [f"{network.output.in_features} → {network.output.out_features} logits"], "head", "linear" in constrained),
-        Box("Output", [f"best epoch {facts['best_epoch']} of {facts['epochs']}", f"test accuracy {facts['accuracy']:.2%}"], "output"),
+        Box("Output", [f"best epoch {facts['best_epoch']} of {facts['epochs']}", facts["result"]], "output"),
     ]  # fmt: skip
     constraint = Constraint(f"Task {facts['task']}", facts["constraint"] or ["no constraint"])
     flowchart(boxes, folder / "flowchart.png", constraint)

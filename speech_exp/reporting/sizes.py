@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network
 from speech_exp.tasks.task import Task
 
 
-def run_size(network: ClassificationNetwork, task: Task, deployed: nn.Module) -> dict[str, Any]:
+def run_size(network: Network, task: Task, deployed: nn.Module) -> dict[str, Any]:
     """`size` of results.json: `network` is the float form, `deployed` what the task made of it."""
     stored = task.stored(deployed)
     return {
@@ -22,7 +22,7 @@ def run_size(network: ClassificationNetwork, task: Task, deployed: nn.Module) ->
     }
 
 
-def window_text(network: ClassificationNetwork, hop_s: float) -> str:
+def window_text(network: Network, hop_s: float) -> str:
     """What of the past an output can depend on, in ms."""
     frames = network.encoder.window_frames()
     if frames is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from speech_exp.models.layer import LayerSize
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network
 from speech_exp.tasks.task import Certificate, CertificateError, LayersOf, Task
 
 _CHANGES = (
@@ -87,7 +87,7 @@ class Budget(Task):
         return f"{self.layer_bytes(size):,} bytes ({shown})"
 
 
-def float_network(deployed: nn.Module) -> ClassificationNetwork:
+def float_network(deployed: nn.Module) -> Network:
     """`deployed` as the float network that tasks A, B1 and C deploy."""
-    assert isinstance(deployed, ClassificationNetwork)
+    assert isinstance(deployed, Network)
     return deployed

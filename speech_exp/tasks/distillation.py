@@ -7,17 +7,17 @@ from torch import nn
 from torch.nn import functional
 
 from speech_exp.data.batches import Batch
-from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.objectives.objective import Network, Objective
 
 
 class Distillation:
     """loss = alpha tau² KL(teacher || student) + (1 - alpha) objective, both distributions softened by `tau`.
 
     tau² keeps the gradients of the first part of the size they have at tau 1 (section 2.1 there). The KL divergence is
-    summed over classes and averaged over the batch. `teacher` is set before training.
+    summed over classes and averaged over the rows of the batch: utterances, or valid frames. `teacher` is set before training.
     """
 
-    teacher: ClassificationNetwork | None = None
+    teacher: Network | None = None
 
     def __init__(self, tau: float, alpha: float) -> None:
         if not tau > 0:
@@ -26,15 +26,15 @@ class Distillation:
             raise ValueError(f"kd.alpha={alpha}: expected a number from 0 to 1, change kd.alpha")
         self.tau, self.alpha = tau, alpha
 
-    def loss(self, objective: Classification, student: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, objective: Objective, student: nn.Module, batch: Batch) -> torch.Tensor:
         assert self.teacher is not None, "the composition root hands over the teacher before training"
-        student_BV = student(batch.features_BTF, batch.lengths_B)
+        output = student(batch.features_BTF, batch.lengths_B)
         with torch.no_grad():
-            teacher_BV = self.teacher.eval()(batch.features_BTF, batch.lengths_B)
+            taught = self.teacher.eval()(batch.features_BTF, batch.lengths_B)
         divergence = functional.kl_div(
-            functional.log_softmax(student_BV.float() / self.tau, dim=-1),
-            functional.log_softmax(teacher_BV.float() / self.tau, dim=-1),
+            functional.log_softmax(objective.rows(output).float() / self.tau, dim=-1),
+            functional.log_softmax(objective.rows(taught).float() / self.tau, dim=-1),
             reduction="batchmean",
             log_target=True,
         )
-        return self.alpha * self.tau**2 * divergence + (1 - self.alpha) * objective.loss(student_BV, batch)
+        return self.alpha * self.tau**2 * divergence + (1 - self.alpha) * objective.loss(output, batch)

@@ -12,7 +12,7 @@ from torch import nn
 
 from speech_exp.models.layer import RecurrentLayer
 from speech_exp.models.lmu import LMU
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network
 
 _QUANTISED = (nn.GRU, nn.LSTM, nn.Linear)
 _SCALE_BYTES = 8  # of each matrix: a float scale and an int32 zero point
@@ -33,7 +33,7 @@ class _LMUByModules(LMU):
         return RecurrentLayer.final(self, inputs_BTD, lengths_B)
 
 
-def dynamic_int8(network: ClassificationNetwork) -> nn.Module:
+def dynamic_int8(network: Network) -> nn.Module:
     """A copy of `network`, which lies on the CPU, with its recurrent and linear layers in dynamic INT8."""
     dynamic = copy.deepcopy(network).eval()
     for module in dynamic.modules():
@@ -46,7 +46,7 @@ def dynamic_int8(network: ClassificationNetwork) -> nn.Module:
     return quantised
 
 
-def dynamic_bytes(network: ClassificationNetwork) -> int:
+def dynamic_bytes(network: Network) -> int:
     """Bytes of `dynamic_int8(network)`: int8 matrices with a scale each, all else in float32."""
     matrices = [
         parameter

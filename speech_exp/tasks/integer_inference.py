@@ -11,7 +11,8 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.models.layer import LayerSize
-from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks.budget import Budget, float_network
 from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.dynamic import dynamic_bytes, dynamic_int8
@@ -83,13 +84,13 @@ class IntegerInference(Budget):
         faked = [Phase(start + 1, start + self.qat_epochs, self.fine_tune_lr)] if self.qat_epochs else []
         return floats + faked
 
-    def begin_phase(self, network: ClassificationNetwork, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+    def begin_phase(self, network: Network, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
         if phase.lr is not None:
             self.reference = copy.deepcopy(network)
             self._train = train
-            self._fake = FakeQuantized(network, calibration_batches(train))
+            self._fake = FakeQuantized(_classifier(network), calibration_batches(train))
 
-    def loss(self, objective: Classification, network: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, objective: Objective, network: nn.Module, batch: Batch) -> torch.Tensor:
         if self._fake is None:
             return super().loss(objective, network, batch)
         self._fake.train()
@@ -97,9 +98,9 @@ class IntegerInference(Budget):
             return self.distillation.loss(objective, self._fake, batch)
         return super().loss(objective, self._fake, batch)
 
-    def candidate(self, network: ClassificationNetwork, epoch: int) -> nn.Module | None:
+    def candidate(self, network: Network, epoch: int) -> nn.Module | None:
         if self._train is not None:
-            return convert(network, calibration_batches(self._train))
+            return convert(_classifier(network), calibration_batches(self._train))
         return None if self.qat_epochs else network
 
     def stage(self, epoch: int) -> str:
@@ -114,10 +115,10 @@ class IntegerInference(Budget):
         if isinstance(network, IntegerNetwork):
             return network
         self.reference = float_network(network)
-        return convert(self.reference, calibration_batches(train))
+        return convert(_classifier(self.reference), calibration_batches(train))
 
-    def restore(self, network: ClassificationNetwork, state: Mapping[str, torch.Tensor]) -> nn.Module:
-        return from_state(network, state)
+    def restore(self, network: Network, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        return from_state(_classifier(network), state)
 
     def certify(self, deployed: nn.Module) -> Certificate:
         """Bytes, accumulators, and a run on random codes in which any floating-point operation is an error."""
@@ -161,3 +162,11 @@ class IntegerInference(Budget):
             "dynamic": (dynamic_int8(on_cpu), dynamic_bytes(on_cpu)),
             "integer": (deployed, deployed.model_bytes()),
         }
+
+
+def _classifier(network: Network) -> ClassificationNetwork:
+    if not isinstance(network, ClassificationNetwork):
+        raise ValueError(
+            "task=B2 has integer forms of classification networks only: set objective=classification or task=B1"
+        )
+    return network

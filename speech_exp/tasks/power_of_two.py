@@ -11,7 +11,7 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.models.layer import RecurrentLayer
-from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks import state_space
 from speech_exp.tasks.approaches.approach import Approach, Weights
 from speech_exp.tasks.budget import Budget, float_network
@@ -106,7 +106,7 @@ class PowerOfTwo(Budget):
         second = Phase(start, epochs, self.fine_tune_lr)
         return [second] if self.float_checkpoint or start == 1 else [Phase(1, start - 1), second]
 
-    def begin_phase(self, network: ClassificationNetwork, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+    def begin_phase(self, network: Network, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
         if phase.lr is None:
             return
         self._first, self._last = phase.first, phase.last
@@ -117,21 +117,21 @@ class PowerOfTwo(Budget):
         with torch.no_grad():
             self.approach.begin(self.weights(network), self.grid, phase.last - phase.first + 1, seed)
 
-    def begin_epoch(self, network: ClassificationNetwork, epoch: int) -> None:
+    def begin_epoch(self, network: Network, epoch: int) -> None:
         if self._first:
             with torch.no_grad():
                 self.approach.begin_epoch(self.weights(network), epoch - self._first + 1)
 
-    def training_form(self, network: ClassificationNetwork) -> AbstractContextManager[None]:
+    def training_form(self, network: Network) -> AbstractContextManager[None]:
         return self.approach.training_form(self.weights(network)) if self._first else nullcontext()
 
-    def loss(self, objective: Classification, network: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, objective: Objective, network: nn.Module, batch: Batch) -> torch.Tensor:
         if self._first and self.distillation:
             return self.distillation.loss(objective, network, batch)
         return super().loss(objective, network, batch)
 
     @torch.no_grad()
-    def after_step(self, network: ClassificationNetwork, step: int, steps: int) -> None:
+    def after_step(self, network: Network, step: int, steps: int) -> None:
         if not self._first:
             return
         weights = self.weights(network)
@@ -140,11 +140,11 @@ class PowerOfTwo(Budget):
             self.approach.act(weights, step / steps)
 
     @torch.no_grad()
-    def after_epoch(self, network: ClassificationNetwork, epoch: int) -> None:
+    def after_epoch(self, network: Network, epoch: int) -> None:
         if self._first and (self.every_n_steps is None or epoch == self._last):
             self.approach.act(self.weights(network), (epoch - self._first + 1) / (self._last - self._first + 1))
 
-    def candidate(self, network: ClassificationNetwork, epoch: int) -> nn.Module | None:
+    def candidate(self, network: Network, epoch: int) -> nn.Module | None:
         return self._projected(network) if self._first else None
 
     def stage(self, epoch: int) -> str:
@@ -187,7 +187,7 @@ class PowerOfTwo(Budget):
         matrix_bits = state_space.bits(network, self.memory_matrices, self.grid)
         return stored_in_codes(network, self.weights(network), code_bits, matrix_bits)
 
-    def weights(self, network: ClassificationNetwork) -> Weights:
+    def weights(self, network: Network) -> Weights:
         """The parameters in scope by name."""
         found: dict[str, torch.Tensor] = {}
         for prefix, module in network.named_modules():
@@ -198,7 +198,7 @@ class PowerOfTwo(Budget):
                     found[name] = parameter
         return found
 
-    def _projected(self, network: ClassificationNetwork) -> ClassificationNetwork:
+    def _projected(self, network: Network) -> Network:
         projected = copy.deepcopy(network)
         self._store_state_spaces(projected)
         with torch.no_grad():
@@ -217,7 +217,7 @@ class PowerOfTwo(Budget):
                 )
             memory.set_state_space(A_MM, B_M)
 
-    def _exempt(self, network: ClassificationNetwork) -> dict[str, str]:
+    def _exempt(self, network: Network) -> dict[str, str]:
         """What is stored otherwise, and how; the LMU's A and B are checked here."""
         in_scope = {id(weight) for weight in self.weights(network).values()}
         exempt = {name: "float32" for name, one in network.named_parameters() if id(one) not in in_scope}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network
 
 FLOAT_BITS = 32
 
@@ -23,20 +23,20 @@ class Stored:
     packed_layer_bytes: list[int]
 
 
-def float_bytes(network: ClassificationNetwork) -> int:
+def float_bytes(network: Network) -> int:
     """What a checkpoint keeps as floats: parameters, the LMU's A and B, statistics of batch normalisation."""
     numbers = sum(value.numel() for value in network.state_dict().values() if value.is_floating_point())
     return numbers * FLOAT_BITS // 8
 
 
-def stored_in_float(network: ClassificationNetwork) -> Stored:
+def stored_in_float(network: Network) -> Stored:
     layers = [layer.size().bytes() for layer in network.encoder.recurrent_layers]
     total = float_bytes(network)
     return Stored(layers, total, float(FLOAT_BITS), total, layers)
 
 
 def stored_in_codes(
-    network: ClassificationNetwork,
+    network: Network,
     in_scope: Mapping[str, torch.Tensor],
     code_bits: Callable[[Mapping[str, torch.Tensor]], int],
     matrix_bits: int,

@@ -12,7 +12,7 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.models.layer import RecurrentLayer
-from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks.storage import Stored, stored_in_float
 
 LayersOf = Callable[[int], list[RecurrentLayer]]  # hidden size -> the recurrent layers a network of it would have
@@ -61,7 +61,7 @@ class Task:
     budget_bytes: int | None = None  # of one recurrent layer
     sizing: str | None = None  # why the hidden size is what it is, once it is decided
     constrained: tuple[str, ...] = ()  # parts it acts on: convolution, recurrent, pooling, linear
-    reference: ClassificationNetwork | None = None  # the float model of which the deployed one is the constrained form
+    reference: Network | None = None  # the float model of which the deployed one is the constrained form
 
     def hidden_size(self, layers_of: LayersOf, requested: int | None) -> int:
         """Hidden size of the recurrent layers, decided before the model is built."""
@@ -76,26 +76,26 @@ class Task:
     def phases(self, epochs: int) -> list[Phase]:
         return [Phase(1, epochs)]
 
-    def begin_phase(self, network: ClassificationNetwork, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+    def begin_phase(self, network: Network, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
         """Called before the first epoch of each phase."""
 
-    def begin_epoch(self, network: ClassificationNetwork, epoch: int) -> None:
+    def begin_epoch(self, network: Network, epoch: int) -> None:
         """Called before each epoch, counted from 1."""
 
-    def training_form(self, network: ClassificationNetwork) -> AbstractContextManager[None]:
+    def training_form(self, network: Network) -> AbstractContextManager[None]:
         """In this context the network computes its loss and gradients."""
         return nullcontext()
 
-    def loss(self, objective: Classification, network: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, objective: Objective, network: nn.Module, batch: Batch) -> torch.Tensor:
         return objective.loss(network(batch.features_BTF, batch.lengths_B), batch)
 
-    def after_step(self, network: ClassificationNetwork, step: int, steps: int) -> None:
+    def after_step(self, network: Network, step: int, steps: int) -> None:
         """Called after each optimizer step, the `step`th of `steps` in this phase."""
 
-    def after_epoch(self, network: ClassificationNetwork, epoch: int) -> None:
+    def after_epoch(self, network: Network, epoch: int) -> None:
         """Called after each epoch, counted from 1, before it is validated."""
 
-    def candidate(self, network: ClassificationNetwork, epoch: int) -> nn.Module | None:
+    def candidate(self, network: Network, epoch: int) -> nn.Module | None:
         """What this epoch is validated as and competes for best with; None where it does not compete."""
         return network
 
@@ -110,7 +110,7 @@ class Task:
         """The form that is tested, saved and reported, of the best candidate."""
         return network
 
-    def restore(self, network: ClassificationNetwork, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    def restore(self, network: Network, state: Mapping[str, torch.Tensor]) -> nn.Module:
         """The deployable form from its saved state; `network` has its topology."""
         network.load_state_dict(state)
         return network
@@ -121,7 +121,7 @@ class Task:
 
     def stored(self, deployed: nn.Module) -> Stored:
         """Bytes of the deployable form."""
-        assert isinstance(deployed, ClassificationNetwork)
+        assert isinstance(deployed, Network)
         return stored_in_float(deployed)
 
     def engines(self, deployed: nn.Module) -> dict[str, tuple[nn.Module, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network
 from speech_exp.training.checkpoint import load_deployable
 
 FLOAT_TASKS = ("A", "B1")
@@ -20,7 +20,7 @@ _SAME = {
 }
 
 
-def load_float_run(key: str, place: str, config: Mapping[str, Any], network: ClassificationNetwork) -> None:
+def load_float_run(key: str, place: str, config: Mapping[str, Any], network: Network) -> None:
     """Load into `network` the weights of a float run of the same data and topology.
 
     Args:

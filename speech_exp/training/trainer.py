@@ -16,7 +16,7 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, InMemoryUtterances
 from speech_exp.features.augment import SpecAugment
-from speech_exp.objectives.classification import Classification, ClassificationNetwork
+from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
 from speech_exp.tasks.task import Task
 from speech_exp.training import checkpoint
@@ -85,8 +85,8 @@ class Trainer:
 
     def fit(
         self,
-        network: ClassificationNetwork,
-        objective: Classification,
+        network: Network,
+        objective: Objective,
         task: Task,
         augment: SpecAugment,
         parts: dict[str, InMemoryUtterances],
@@ -154,10 +154,10 @@ class Trainer:
 
     def _step(
         self,
-        network: ClassificationNetwork,
+        network: Network,
         forward: nn.Module,
         batch: Batch,
-        objective: Classification,
+        objective: Objective,
         task: Task,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,

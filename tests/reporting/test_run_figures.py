@@ -13,7 +13,7 @@ from torch import nn
 from speech_exp.data.batches import Batch
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.recurrent import GRU
-from speech_exp.objectives.classification import ClassificationNetwork, Evaluation
+from speech_exp.objectives.classification import ClassEvaluation, ClassificationNetwork
 from speech_exp.reporting import run_figures
 from speech_exp.reporting.figures.flow import Box, Constraint
 
@@ -26,15 +26,15 @@ FACTS: dict[str, Any] = {
     "task": "B1",
     "best_epoch": 3,
     "epochs": 4,
-    "accuracy": 0.9933,
+    "result": "test accuracy 99.33%",
     "constraint": ["at most 36,864 bytes a layer"],
     "constrained": ("recurrent",),
 }
-EVALUATION = Evaluation(
-    {"accuracy": 1.0, "f1_macro": 1.0, "loss": 0.0},
-    {"yes": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3}},
-    [[3]],
-    [],
+EVALUATION = ClassEvaluation(
+    metrics={"accuracy": 1.0, "f1_macro": 1.0, "loss": 0.0},
+    per_class={"yes": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3}},
+    confusion_VV=[[3]],
+    predictions=[],
 )
 
 

@@ -1,0 +1,69 @@
+"""What every objective offers: a network over an encoder, a loss, and an evaluation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from speech_exp.data.batches import Batch
+from speech_exp.models.encoder import CompactEncoder
+
+
+class Network(nn.Module):
+    """An encoder and a linear layer over its output; the forward pass takes features and lengths."""
+
+    encoder: CompactEncoder
+    output: nn.Linear
+    score: nn.Linear | None  # of attention pooling
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a split found."""
+
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]]  # by id: id, reference, prediction, score
+
+    def tables(self) -> dict[str, Any]:
+        """What `metrics` of results.json holds of the test beside its metrics."""
+        return {}
+
+
+class Objective(ABC):
+    """What is trained for. `output` is whatever the network's forward pass gives."""
+
+    name: ClassVar[str]
+    primary: ClassVar[str]  # the metric by which a run is told
+
+    @abstractmethod
+    def network(self, encoder: CompactEncoder, num_classes: int) -> Network: ...
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> torch.Tensor:
+        """One number for the batch."""
+
+    @abstractmethod
+    def rows(self, output: Any) -> torch.Tensor:
+        """Every distribution over classes that the output holds, (N, V): one an utterance, or one a valid frame."""
+
+    @abstractmethod
+    def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
+        """Whether an epoch of these validation metrics is better than the best so far."""
+
+    @abstractmethod
+    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:
+        """Metrics over all batches, which are brought to the network's device: integer engines run on the CPU beside a GPU's
+        training."""
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its tensors lie; the CPU for one without any that torch knows of (packed dynamic INT8)."""
+    return next(
+        (tensor.device for tensor in network.state_dict().values() if isinstance(tensor, torch.Tensor)),
+        torch.device("cpu"),
+    )
