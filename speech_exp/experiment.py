@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from speech_exp.features.distortion import Variants
     from speech_exp.features.mfcc import FeatureExtractor
     from speech_exp.features.normalization import Normalizer
-    from speech_exp.models.encoder import CompactEncoder
+    from speech_exp.models.encoder import Encoder
     from speech_exp.objectives.objective import Network, Objective
     from speech_exp.tasks.task import Task
     from speech_exp.training.trainer import Trainer
@@ -155,7 +155,24 @@ class Experiment:
 
     @cached_property
     def objective(self) -> Objective:
-        return self.build("objective")
+        given = {"decoder": self.build("decoder")} if self.config.get("decoder") else {}
+        make = self._constructor("objective")
+        if given and "decoder" not in inspect.signature(make.func).parameters:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"decoder={self.choices['decoder']} has no meaning with objective={self.choices['objective']}: leave decoder out"
+            )
+        objective: Objective = make(**given)
+        if objective.targets != self.dataset.targets:
+            raise ValueError(
+                f"objective={self.choices['objective']} learns {objective.targets}, dataset={self.choices['dataset']} gives "
+                f"{self.dataset.targets}: change objective or dataset"
+            )
+        return objective
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the network's outputs."""
+        return self.objective.outputs(self.dataset.class_names)
 
     @cached_property
     def network(self) -> Network:
@@ -167,9 +184,9 @@ class Experiment:
             hidden_size = self.task.hidden_size(
                 lambda hidden: self._encoder(hidden).recurrent_layers, self.config.model.hidden_size
             )
-        return self.objective.network(self._encoder(hidden_size), len(self.dataset.class_names)).to(device)
+        return self.objective.network(self._encoder(hidden_size), len(self.class_names)).to(device)
 
-    def _encoder(self, hidden_size: int) -> CompactEncoder:
+    def _encoder(self, hidden_size: int) -> Encoder:
         unsolved = ("hidden_size",) if self.config.model.hidden_size is None else ()
         cell = self._constructor("model", leave=("bidirectional", *unsolved))
         return self.build(
@@ -209,7 +226,10 @@ class Experiment:
     @cached_property
     def features(self) -> Features:
         """Normalised features of all parts on the trainer's device; recordings dropped for bad audio are named."""
+        from speech_exp.data.strings import DigitStrings
         from speech_exp.features.assembly import assemble
+        from speech_exp.features.string_batches import assemble_strings
+        from speech_exp.objectives.text import to_ids
 
         device, variants = self.trainer.runtime.device, self.variants
         if self.trains and self.dataset.synthetic_voices and not variants:
@@ -221,9 +241,13 @@ class Experiment:
         if variants:
             description["variants"] = self._description("augment.variants")
         started = time.perf_counter()
-        features = assemble(
-            self.loaded, self.extractor, description, self.normalizer, self.cache_folder, device, variants
-        )
+        if isinstance(self.dataset, DigitStrings):
+            rules = self.dataset.strings
+            features = assemble_strings(self.loaded, rules, self.extractor, self.normalizer, to_ids, device, variants)
+        else:
+            features = assemble(
+                self.loaded, self.extractor, description, self.normalizer, self.cache_folder, device, variants
+            )
         self.features_seconds = time.perf_counter() - started
         return features
 
@@ -254,13 +278,15 @@ class Experiment:
     def of_checkpoint(self, content: dict[str, Any]) -> Experiment:
         """The experiment that made a deployable checkpoint, its weights and statistics loaded.
 
-        Only where things lie and which device computes is taken from this command line; anything else that was typed
+        Only where things lie, which device computes and how logits become text is taken from this command line; anything else that was typed
         would make another experiment and is refused.
         """
         config = OmegaConf.create(content["config"])
         for override in self.overrides:
             key = override.lstrip("+~").partition("=")[0]
-            if key in _LOCATION_KEYS:
+            if key.partition(".")[0] == "decoder":
+                config.decoder = self.config.decoder
+            elif key in _LOCATION_KEYS:
                 OmegaConf.update(config, key, OmegaConf.select(self.config, key))
             elif key not in ("action", *_OWN_KEYS):
                 raise ValueError(

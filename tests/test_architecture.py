@@ -78,6 +78,7 @@ def test_a_config_folder_has_its_code_folder_or_is_one_of_the_few_that_need_none
     homes = {"dataset": "data", "features": "features", "augment": "features", "encoder": "models", "model": "models"}
     homes |= {
         "objective": "objectives",
+        "decoder": "objectives",
         "task": "tasks",
         "c_approach": "tasks",
         "kd": "tasks",

@@ -7,7 +7,7 @@ from composition import choices, composing, experiment
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-GROUPS = ["features", "augment", "encoder", "objective", "kd", "trainer", "action", "launcher", "experiment"]
+GROUPS = ["features", "augment", "encoder", "objective", "decoder", "kd", "trainer", "action", "launcher", "experiment"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def test_dataset_model_task_and_approach_compose_and_build(compose, tmp_path, da
         assert layer.hidden_size == config.model.hidden_size
     else:
         assert config.model.hidden_size is None
-        assert layer.size().bytes() <= config.sizes.budget_bytes == 36 * 1024
+        assert layer.size().bytes() <= config.sizes.budget_bytes
+        if config.hydra.runtime.choices.encoder == "compact":
+            assert config.sizes.budget_bytes == 36 * 1024
     if task == "C":
         assert built.task.approach.name == c_approach
         assert built.task.phases(40)[0].last + 1 == built.task.phases(40)[1].first == 10
@@ -68,6 +70,10 @@ def test_expansion_counts_what_int8_stores(compose, tmp_path, model, hidden_size
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["objective=ctc"], "objective=ctc learns text, dataset=fsdd gives classes"),
+        (["dataset=fsdd_strings", "objective=classification"], "learns classes, dataset=fsdd_strings gives text"),
+        (["decoder=beam"], "decoder=beam has no meaning with objective=classification"),
+        (["dataset=fsdd_strings", "decoder=beam", "decoder.beam=0"], "decoder.beam=0: expected at least 1"),
         (["task=A", "c_approach=apot2"], "c_approach=apot2 has no meaning with task=A"),
         (["task=B1", "c_approach=ste"], "c_approach=ste has no meaning with task=B1"),
         (["kd=teacher"], "kd=teacher has no meaning with task=A"),

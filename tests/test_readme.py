@@ -56,6 +56,7 @@ def test_the_table_names_every_choice():
         "encoder",
         "model",
         "objective",
+        "decoder",
         "task",
         "c_approach",
         "kd",

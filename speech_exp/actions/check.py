@@ -102,7 +102,7 @@ def _training(experiment: Context) -> str:
     from speech_exp.data.batches import Batch
 
     network, device = experiment.network, experiment.trainer.runtime.device
-    targets_B = torch.arange(32, device=device) % len(experiment.dataset.class_names)
+    targets_B = torch.arange(32, device=device) % len(experiment.class_names)
     features_BTF = torch.zeros(32, 16, experiment.extractor.num_features, device=device)
     features_BTF[torch.arange(32), :, targets_B] = 1.0
     batch = Batch(features_BTF, torch.full((32,), 16, device=device), targets_B, None, [])

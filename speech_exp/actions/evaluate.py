@@ -31,7 +31,7 @@ class Evaluate:
             evaluation = original.objective.evaluate(
                 original.deployed,
                 original.features.parts["test"].by_length(original.trainer.batch_size),
-                original.dataset.class_names,
+                original.class_names,
             )
         facts = {f"test {name}": repr(value) for name, value in evaluation.metrics.items()}
         print_table(facts | {"certificate": certificate.text()})

@@ -1,4 +1,4 @@
-"""action=predict: label and probabilities for audio files of any rate, mono or stereo."""
+"""action=predict: label and probabilities, or text and word times, for audio files of any rate, mono or stereo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speech_exp.training.checkpoint import load_deployable
 
 
 class Predict:
-    """Prints one line a file: name, label, then the probability of each class.
+    """Prints one line a file: name, label and the probability of each class, or text and words with their times.
 
     In a folder, files that are not usable audio are named and passed over; exit status 1 follows where none was usable.
     """
@@ -26,9 +26,9 @@ class Predict:
         paths = self._paths()
         original = experiment.of_checkpoint(load_deployable(self.checkpoint))
         assert original.deployed is not None
-        network, names = original.deployed.eval(), original.dataset.class_names
+        network, names = original.deployed.eval(), original.class_names
         device = device_of(network)
-        print("file", "label", *(f"p({name})" for name in names), sep="\t")
+        print("file", *original.objective.columns(names), sep="\t")
         bad: list[AudioError] = []
         for path in paths:
             try:
@@ -40,10 +40,8 @@ class Predict:
             lengths_B = torch.tensor([len(frames_TF)])
             features_BTF = original.normalizer(frames_TF, lengths_B).unsqueeze(0)
             with original.trainer.runtime.autocast():
-                logits_BV = network(features_BTF.to(device), lengths_B.to(device))
-            probability_V = logits_BV[0].float().softmax(0).tolist()
-            label = names[max(range(len(names)), key=probability_V.__getitem__)]
-            print(path, label, *(f"{probability:.4f}" for probability in probability_V), sep="\t")
+                output = network(features_BTF.to(device), lengths_B.to(device))
+            print(path, *original.objective.cells(output, names, original.extractor.hop_s, len(frames_TF)), sep="\t")
         if bad and len(bad) == len(paths):
             raise bad[0]
         for reason in bad:

@@ -75,14 +75,14 @@ class Train:
 def _evaluate(experiment: Context, network: nn.Module, part: str) -> Evaluation:
     batches = experiment.features.parts[part].by_length(experiment.trainer.batch_size)
     with experiment.trainer.runtime.autocast():
-        return experiment.objective.evaluate(network, batches, experiment.dataset.class_names)
+        return experiment.objective.evaluate(network, batches, experiment.class_names)
 
 
 def _describe(experiment: Context) -> None:
     """Sizes of what would be trained; reads the index of the data, trains nothing."""
     network, trainer, task = experiment.network, experiment.trainer, experiment.task
     stored = stored_in_float(network)
-    batches = trainer.batches_per_epoch(len(experiment.loaded.parts["train"]))
+    batches = trainer.batches_per_epoch(experiment.dataset.utterances_per_epoch(experiment.loaded))
     print_table(
         {
             "model": experiment.choices["model"],
@@ -115,7 +115,7 @@ def _fit(experiment: Context, record: RunRecord) -> tuple[Fit, list[EpochRow]]:
             experiment.task,
             experiment.augment,
             experiment.features.parts,
-            experiment.dataset.class_names,
+            experiment.class_names,
             experiment.seed,
             experiment.folder / "checkpoints",
             on_epoch,
@@ -128,7 +128,7 @@ def _save(experiment: Context, network: nn.Module, fit: Fit) -> None:
         **experiment.plain_config(),
         "statistics": experiment.normalizer.statistics(),
         "network": network.state_dict(),
-        "class_names": list(experiment.dataset.class_names),
+        "class_names": list(experiment.class_names),
         "data_fingerprint": experiment.loaded.fingerprint,
     }
     checkpoint.save_deployable(
@@ -176,7 +176,7 @@ def _results(
     reference: list[str] = []
     for name, (network, model_bytes) in task.engines(deployed).items():
         batches = parts["test"].by_length(experiment.trainer.batch_size)  # in float32, whatever training computes in
-        evaluation = experiment.objective.evaluate(network, batches, experiment.dataset.class_names)
+        evaluation = experiment.objective.evaluate(network, batches, experiment.class_names)
         found = [row["prediction"] for row in evaluation.predictions]
         reference = found if name == "float" else reference
         engines[name] = {
@@ -193,14 +193,13 @@ def _draw(experiment: Context, deployed: nn.Module, fit: Fit, evaluation: Evalua
 
     folder, parts, choices = experiment.folder / "figures", experiment.features.parts, experiment.choices
     draw_evaluation(folder, evaluation, history, fit.best_epoch)
-    first = next(i for i, r in enumerate(experiment.loaded.recordings) if r.id == parts["test"].ids[0])
     draw_recording(
         folder,
         deployed,
         parts["test"],
-        experiment.loaded.waveform(first),
+        experiment.features.test_waveform(0),
         experiment.extractor,
-        experiment.dataset.class_names,
+        experiment.class_names,
     )
     facts = {
         **choices,

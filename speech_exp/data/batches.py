@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -29,6 +30,31 @@ class Batch:
         return Batch(
             self.features_BTF.to(device), self.lengths_B.to(device), self.targets.to(device), lengths, self.ids
         )
+
+
+class Utterances(Protocol):
+    """One part of a data set on the device, as the trainer and the reports read it."""
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    @property
+    def lengths_WU(self) -> torch.Tensor:
+        """Frames of each utterance in each variant, on the CPU."""
+
+    def __len__(self) -> int:
+        """Utterances of an epoch."""
+
+    def to(self, device: torch.device) -> Utterances: ...
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """The recordings themselves, in their order."""
+
+    def by_length(self, batch_size: int) -> Iterator[Batch]:
+        """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """An epoch of training, its order drawn from `generator` alone."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Digits:
     """
 
     class_names = tuple(str(digit) for digit in range(10))
+    targets = "classes"  # what it gives an objective
 
     def __init__(
         self,
@@ -103,6 +104,10 @@ class Digits:
             self.sample_rate_hz,
             self.synthetic_voices,
         )
+
+    def utterances_per_epoch(self, loaded: LoadedDigits) -> int:
+        """Training utterances, while no recording is dropped."""
+        return len(loaded.parts["train"])
 
     def prepare(self) -> Path:
         """Download and verify what is missing; return the root."""

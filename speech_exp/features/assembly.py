@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from speech_exp.data import audio, espeak, synthesize
 from speech_exp.data import voices as voices_module
-from speech_exp.data.batches import InMemoryUtterances, joined
+from speech_exp.data.batches import InMemoryUtterances, Utterances, joined
 from speech_exp.data.digits import LoadedDigits
 from speech_exp.data.recordings import Dropped
 from speech_exp.data.splits import SPLITS
@@ -28,10 +28,11 @@ from speech_exp.features.normalization import Normalizer
 
 @dataclass(frozen=True)
 class Features:
-    """Parts by name, and every recording of the data set that is not in them, with the reason."""
+    """Parts by name, every recording of the data set that is not in them, with the reason, and waveforms (N,) of the test part."""
 
-    parts: dict[str, InMemoryUtterances]
+    parts: Mapping[str, Utterances]
     dropped: list[Dropped]
+    test_waveform: Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,11 @@ def assemble(
         parts["train"] = joined(
             parts["train"], _part(_pack(spoken, normalizer, device), everyone, source.labels, source.ids)
         )
-    return Features(parts, [*loaded.dropped, *recorded[0].dropped])
+    place = {recording.id: number for number, recording in enumerate(loaded.recordings)}
+    test_ids = parts["test"].ids
+    return Features(
+        parts, [*loaded.dropped, *recorded[0].dropped], lambda number: loaded.waveform(place[test_ids[number]])
+    )
 
 
 def _recordings(

@@ -5,7 +5,9 @@ Shape letters: B batch, T frames, F features, H output of the last layer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +37,42 @@ class ConvolutionFront(nn.Module):
         return torch.zeros_like(filtered_BTC).masked_scatter(valid_BT.unsqueeze(-1), normalized_NC.relu())
 
 
-class CompactEncoder(nn.Module):
+class Encoder(nn.Module, ABC):
+    """Features (B, T, F) to states (B, T', H) and their lengths; T' may be fewer frames."""
+
+    input_size: int
+    front: ConvolutionFront | None = None
+
+    @property
+    @abstractmethod
+    def recurrent_layers(self) -> list[RecurrentLayer]: ...
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int: ...
+
+    @abstractmethod
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States behind an utterance's length are unspecified; states within it never depend on the padding."""
+
+    @abstractmethod
+    def final(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """State of each utterance's last frame (B, H)."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, like: torch.Tensor) -> Any:
+        """State of streaming before the first frame; ValueError where the encoder looks ahead."""
+
+    @abstractmethod
+    def step(self, features_BF: torch.Tensor, state: Any) -> tuple[Any, Any]:
+        """One input frame of streaming: output (B, H) and next state."""
+
+    @abstractmethod
+    def window_frames(self) -> float | None:
+        """Input frames within the explicit memory of the stack, or None where it has none or no end."""
+
+
+class CompactEncoder(Encoder):
     """Recurrent layers one after the other, dropout between them: the encoder of devices with a few kilobytes.
 
     With `front_channels` above 0 a `ConvolutionFront` stands before them. `encoder(features_BTF, lengths_B) -> (states_BTH, lengths_B)`; states behind an utterance's length are unspecified.

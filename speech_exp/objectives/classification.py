@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from speech_exp.data.batches import Batch
-from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.encoder import Encoder
 from speech_exp.models.layer import State
 from speech_exp.objectives.objective import Evaluation, Network, Objective, device_of
 
@@ -39,7 +39,7 @@ class ClassificationNetwork(Network):
     of each (`attention`; Lin et al. 2017 with one head).
     """
 
-    def __init__(self, encoder: CompactEncoder, num_classes: int, pooling: Pooling, dropout: float) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int, pooling: Pooling, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
@@ -88,6 +88,7 @@ class Classification(Objective):
 
     name = "classification"
     primary = "accuracy"
+    targets = "classes"
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Classification(Objective):
         self.pooling, self.dropout, self.label_smoothing = pooling, dropout, label_smoothing
         self.select_by = select_by
 
-    def network(self, encoder: CompactEncoder, num_classes: int) -> ClassificationNetwork:
+    def network(self, encoder: Encoder, num_classes: int) -> ClassificationNetwork:
         return ClassificationNetwork(encoder, num_classes, self.pooling, self.dropout)
 
     def loss(self, logits_BV: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -113,6 +114,14 @@ class Classification(Objective):
         if self.select_by == "loss":
             return metrics["loss"] < than["loss"]
         return (metrics["accuracy"], -metrics["loss"]) > (than["accuracy"], -than["loss"])
+
+    def columns(self, class_names: Sequence[str]) -> list[str]:
+        return ["label", *(f"p({name})" for name in class_names)]
+
+    def cells(self, logits_BV: torch.Tensor, class_names: Sequence[str], frame_s: float, frames: int) -> list[str]:
+        probability_V = logits_BV[0].float().softmax(0).tolist()
+        label = class_names[max(range(len(class_names)), key=probability_V.__getitem__)]
+        return [label, *(f"{probability:.4f}" for probability in probability_V)]
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> ClassEvaluation:

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from speech_exp.data.batches import Batch
-from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.encoder import Encoder
 
 
 class Network(nn.Module):
     """An encoder and a linear layer over its output; the forward pass takes features and lengths."""
 
-    encoder: CompactEncoder
+    encoder: Encoder
     output: nn.Linear
-    score: nn.Linear | None  # of attention pooling
+    score: nn.Linear | None = None  # of attention pooling
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,14 @@ class Objective(ABC):
 
     name: ClassVar[str]
     primary: ClassVar[str]  # the metric by which a run is told
+    targets: ClassVar[str]  # what a data set must give: "classes" or "text"
+
+    def outputs(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the network's outputs for a data set of these classes."""
+        return class_names
 
     @abstractmethod
-    def network(self, encoder: CompactEncoder, num_classes: int) -> Network: ...
+    def network(self, encoder: Encoder, num_classes: int) -> Network: ...
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> torch.Tensor:
@@ -54,6 +59,14 @@ class Objective(ABC):
     @abstractmethod
     def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
         """Whether an epoch of these validation metrics is better than the best so far."""
+
+    @abstractmethod
+    def columns(self, class_names: Sequence[str]) -> list[str]:
+        """What `cells` gives, as the header of a table."""
+
+    @abstractmethod
+    def cells(self, output: Any, class_names: Sequence[str], frame_s: float, frames: int) -> list[str]:
+        """A user's reading of the output for one utterance of so many frames, `frame_s` apart."""
 
     @abstractmethod
     def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from speech_exp.data.batches import InMemoryUtterances
+from speech_exp.data.batches import Utterances
 from speech_exp.objectives.objective import device_of
 
 _UTTERANCES = 100
@@ -16,7 +16,7 @@ _WARM_UP = 10
 
 
 @torch.no_grad()
-def latency_ms(network: nn.Module, part: InMemoryUtterances) -> dict[str, float | str]:
+def latency_ms(network: nn.Module, part: Utterances) -> dict[str, float | str]:
     """Mean and 95th percentile over up to 100 utterances of the network alone, features being ready, on its device."""
     network.eval()
     device = device_of(network)

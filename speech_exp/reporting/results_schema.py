@@ -123,6 +123,8 @@ def _schema(results: Mapping[str, Any], allow_unknown: bool) -> Schema:
         classes = found.get("test_per_class") if isinstance(found, Mapping) else None
         names = list(classes) if isinstance(classes, Mapping) and classes else ["<class>"]
         metrics["test_per_class"] = dict.fromkeys(names, PER_CLASS)
+    else:
+        metrics["test_edits"] = Maybe(dict.fromkeys(("substitutions", "deletions", "insertions", "words"), COUNT))
     # `agreement` is the share of test predictions that are the same as the float engine's.
     engine: Schema = {"metrics": own, "model_bytes": COUNT, "latency_ms": AMOUNT, "agreement": Maybe(FRACTION)}
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.data.batches import Batch, Utterances
 from speech_exp.features.mfcc import FeatureExtractor
 from speech_exp.objectives.classification import ClassEvaluation, ClassificationNetwork
+from speech_exp.objectives.ctc import CtcEvaluation, CtcNetwork
 from speech_exp.objectives.objective import Evaluation, Network, device_of
+from speech_exp.reporting import files
 from speech_exp.reporting.figures.confusion import confusion_matrix
 from speech_exp.reporting.figures.curves import Row, phases_of, training_curves
 from speech_exp.reporting.figures.features import features_figure
 from speech_exp.reporting.figures.flow import Box, Constraint, flowchart
 from speech_exp.reporting.figures.metrics import metrics_table
 from speech_exp.reporting.figures.occlusion import occlusion_figure
+from speech_exp.reporting.figures.recognition import errors_figure, posterior_figure
 from speech_exp.reporting.sizes import window_text
 
 _OCCLUSION_WINDOW_S = 0.064
@@ -35,6 +38,8 @@ def draw_evaluation(folder: Path, evaluation: Evaluation, history: Sequence[Row]
         training_curves(history, folder / "training_curves.png", best_epoch, phases_of(history))
     if isinstance(evaluation, ClassEvaluation):
         _draw_classes(folder, evaluation)
+    if isinstance(evaluation, CtcEvaluation):
+        _draw_words(folder, evaluation)
 
 
 def _draw_classes(folder: Path, evaluation: ClassEvaluation) -> None:
@@ -42,26 +47,54 @@ def _draw_classes(folder: Path, evaluation: ClassEvaluation) -> None:
     metrics_table(evaluation.per_class, evaluation.metrics, folder / "metrics_table.png")
 
 
+def _draw_words(folder: Path, evaluation: CtcEvaluation) -> None:
+    """Errors by word and type, and beside the figures the worst utterances, aligned."""
+    errors = evaluation.errors
+    edits: dict[str, dict[str, int]] = {}
+    counted = [(word, "substituted", count) for word, _, count in errors.confusions]
+    counted += [(word, "deleted", count) for word, count in errors.deleted]
+    counted += [(word, "inserted", count) for word, count in errors.inserted]
+    for word, kind, count in counted:
+        found = edits.setdefault(word, {})
+        found[kind] = found.get(kind, 0) + count
+    errors_figure(edits, errors.words.reference, folder / "errors.png")
+    worst = "\n\n".join(one.text() for one in errors.worst) or "no utterance has an error"
+    files.write_text(folder.parent / "worst_utterances.txt", worst + "\n")
+
+
 def draw_recording(
     folder: Path,
     network: nn.Module,
-    test: InMemoryUtterances,
+    test: Utterances,
     waveform_N: np.ndarray,
     extractor: FeatureExtractor,
     class_names: Sequence[str],
 ) -> None:
-    """Features of the first test recording, and how much each moment of it contributes to its logit."""
+    """Features of the first test recording; how much each moment of it contributes to its logit, or what is heard when."""
     batch = next(iter(test.in_order(1))).to(device_of(network))
     features_TF = batch.features_BTF[0].cpu().numpy()
     title = f"test recording {batch.ids[0]}"
     features_figure(
         waveform_N, extractor.sample_rate_hz, features_TF, extractor.hop_s, title, folder / "features.png", extractor.feature_names
     )  # fmt: skip
+    if not isinstance(network, CtcNetwork):
+        _draw_occlusion(folder, network, batch, extractor, f"{title}, class {class_names[int(batch.targets[0])]}")
+        return
+    with torch.no_grad():
+        output = network.eval()(batch.features_BTF, batch.lengths_B)
+    posterior_TV = output.logits_BTV[0].float().softmax(-1).cpu().numpy()
+    step_s = extractor.hop_s * max(1, round(len(features_TF) / len(posterior_TV)))
+    posterior_figure(
+        features_TF, extractor.hop_s, posterior_TV, step_s, class_names, title, folder / "posterior.png", extractor.feature_names
+    )  # fmt: skip
+
+
+def _draw_occlusion(folder: Path, network: nn.Module, batch: Batch, extractor: FeatureExtractor, title: str) -> None:
+    features_TF = batch.features_BTF[0].cpu().numpy()
     starts_s, drops = occlusion(network, batch, extractor.hop_s)
     occlusion_figure(
-        features_TF, starts_s, drops, _OCCLUSION_WINDOW_S, extractor.hop_s,
-        f"{title}, class {class_names[int(batch.targets[0])]}", folder / "occlusion.png",
-    )  # fmt: skip
+        features_TF, starts_s, drops, _OCCLUSION_WINDOW_S, extractor.hop_s, title, folder / "occlusion.png"
+    )
 
 
 @torch.no_grad()
@@ -86,7 +119,7 @@ def occlusion(network: nn.Module, batch: Batch, hop_s: float) -> tuple[np.ndarra
 def draw_flowchart(
     folder: Path,
     network: Network,
-    parts: dict[str, InMemoryUtterances],
+    parts: Mapping[str, Utterances],
     facts: dict[str, Any],
     hop_s: float,
 ) -> None:

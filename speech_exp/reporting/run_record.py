@@ -57,8 +57,9 @@ class RunRecord:
 
         `device` is such as `cpu` or `cuda:0`; `command` defaults to the command line of this process.
         """
-        for name in ("results.json", "predictions.csv", "history.csv"):
-            (self.folder / name).unlink(missing_ok=True)
+        old = [self.folder / name for name in ("results.json", "predictions.csv", "history.csv")]
+        for path in [*old, *(self.folder / "checkpoints").glob("checkpoint_epoch_*.pt")]:
+            path.unlink(missing_ok=True)
         self._columns = None
         self._run = {
             "command": shlex.join([Path(sys.executable).name, *sys.argv] if command is None else command),

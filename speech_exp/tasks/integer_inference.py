@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.data.batches import Batch, Utterances
 from speech_exp.models.layer import LayerSize
 from speech_exp.objectives.classification import ClassificationNetwork
 from speech_exp.objectives.objective import Network, Objective
@@ -65,7 +65,7 @@ class IntegerInference(Budget):
         self.expand_to_budget, self.qat_epochs, self.fine_tune_lr = expand_to_budget, qat_epochs, fine_tune_lr
         self.float_checkpoint, self.distillation = float_checkpoint, distillation
         self._fake: FakeQuantized | None = None
-        self._train: InMemoryUtterances | None = None
+        self._train: Utterances | None = None
 
     def layer_bytes(self, size: LayerSize) -> int:
         return size.bytes(weight=1, bias=4, fixed=2) if self.expand_to_budget else size.bytes()
@@ -84,7 +84,8 @@ class IntegerInference(Budget):
         faked = [Phase(start + 1, start + self.qat_epochs, self.fine_tune_lr)] if self.qat_epochs else []
         return floats + faked
 
-    def begin_phase(self, network: Network, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+    def begin_phase(self, network: Network, phase: Phase, train: Utterances, seed: int) -> None:
+        _classifier(network)  # others are refused before they are trained
         if phase.lr is not None:
             self.reference = copy.deepcopy(network)
             self._train = train
@@ -111,7 +112,7 @@ class IntegerInference(Budget):
     def may_stop_early(self, epoch: int) -> bool:
         return not self.qat_epochs or self._fake is not None
 
-    def deployable(self, network: nn.Module, train: InMemoryUtterances) -> nn.Module:
+    def deployable(self, network: nn.Module, train: Utterances) -> nn.Module:
         if isinstance(network, IntegerNetwork):
             return network
         self.reference = float_network(network)

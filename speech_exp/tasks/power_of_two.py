@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.data.batches import Batch, Utterances
 from speech_exp.models.layer import RecurrentLayer
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks import state_space
@@ -106,7 +106,7 @@ class PowerOfTwo(Budget):
         second = Phase(start, epochs, self.fine_tune_lr)
         return [second] if self.float_checkpoint or start == 1 else [Phase(1, start - 1), second]
 
-    def begin_phase(self, network: Network, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+    def begin_phase(self, network: Network, phase: Phase, train: Utterances, seed: int) -> None:
         if phase.lr is None:
             return
         self._first, self._last = phase.first, phase.last

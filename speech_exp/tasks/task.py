@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.data.batches import Batch, Utterances
 from speech_exp.models.layer import RecurrentLayer
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks.storage import Stored, stored_in_float
@@ -76,7 +76,7 @@ class Task:
     def phases(self, epochs: int) -> list[Phase]:
         return [Phase(1, epochs)]
 
-    def begin_phase(self, network: Network, phase: Phase, train: InMemoryUtterances, seed: int) -> None:
+    def begin_phase(self, network: Network, phase: Phase, train: Utterances, seed: int) -> None:
         """Called before the first epoch of each phase."""
 
     def begin_epoch(self, network: Network, epoch: int) -> None:
@@ -106,7 +106,7 @@ class Task:
     def may_stop_early(self, epoch: int) -> bool:
         return True
 
-    def deployable(self, network: nn.Module, train: InMemoryUtterances) -> nn.Module:
+    def deployable(self, network: nn.Module, train: Utterances) -> nn.Module:
         """The form that is tested, saved and reported, of the best candidate."""
         return network
 
@@ -129,6 +129,6 @@ class Task:
         return {}
 
 
-def calibration_batches(train: InMemoryUtterances) -> Iterable[Batch]:
+def calibration_batches(train: Utterances) -> Iterable[Batch]:
     """The training recordings themselves, never their augmented forms."""
     return train.by_length(CALIBRATION_BATCH)

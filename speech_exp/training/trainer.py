@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.data.batches import Batch, Utterances
 from speech_exp.features.augment import SpecAugment
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
@@ -89,7 +89,7 @@ class Trainer:
         objective: Objective,
         task: Task,
         augment: SpecAugment,
-        parts: dict[str, InMemoryUtterances],
+        parts: Mapping[str, Utterances],
         class_names: tuple[str, ...],
         seed: int,
         folder: Path,

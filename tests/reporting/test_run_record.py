@@ -69,8 +69,11 @@ def test_new_start_removes_the_results_of_an_earlier_run(tmp_path: Path, results
         record.append_epoch({"epoch": 1})
         record.write_results(results)
         record.write_predictions([])
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoint_epoch_3.pt", "checkpoint_epoch_2_best.pt"):
+        (tmp_path / "checkpoints" / name).touch()
     RunRecord(tmp_path).start(**START)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "run.json"]
 
 
 def test_history_is_on_disk_after_every_row_with_all_digits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from speech_exp.models.encoder import ConvolutionFront
+from speech_exp.models.encoder import CompactEncoder, ConvolutionFront
 from speech_exp.models.layer import Bidirectional, RecurrentLayer, frame_at, reverse_by_length
 from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
@@ -66,6 +66,7 @@ def logits(
 ) -> torch.Tensor:
     """(B, V)."""
     encoder = network.encoder
+    assert isinstance(encoder, CompactEncoder), "IntegerNetwork refuses others"
     valid_BT = torch.arange(features_BTF.shape[1], device=lengths_B.device) < lengths_B.unsqueeze(1)
     rounding.watch("input", features_BTF[valid_BT])
     scale = rounding.narrow_scale("input")

@@ -1,0 +1,202 @@
+"""The encoder of speech recognition: fewer frames, then blocks of self-attention and a recurrent layer.
+
+Shape letters: B batch, T frames, F features, W width of the residual stream, which is the output too (H).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from speech_exp.models.attention import AttentionPlan, SelfAttention, plan_attention
+from speech_exp.models.downsampling import ConvolutionState, Downsampling
+from speech_exp.models.encoder import Cell, Encoder
+from speech_exp.models.layer import Bidirectional, RecurrentLayer, State, frame_at
+
+Attention = Literal["full", "window", "off"]
+
+
+@dataclass(frozen=True)
+class AsrState:
+    """Of streaming: what the convolutions wait with, and the state of each recurrent layer."""
+
+    downsampling: list[ConvolutionState]
+    recurrent: list[State]
+
+
+class AsrBlock(nn.Module):
+    """x + dropout(attention(norm(x))), then x + dropout(projection(recurrent(norm(x)))), all of `width`.
+
+    Normalising what enters a branch and not what leaves the sum keeps the residual stream a plain sum, whose gradients are
+    of one size at every depth, so that training needs no long warm-up (Xiong et al. 2020). The projection stands
+    even where the recurrent layer already has the width: an LMU's output is not negative (ReLU), and a branch that can
+    only add to the stream could never take anything back. No feed-forward sublayer: the recurrent layer, its
+    nonlinearity and the projection are one.
+    """
+
+    def __init__(self, width: int, heads: int | None, recurrent: RecurrentLayer, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = None if heads is None else nn.LayerNorm(width)
+        self.attention = None if heads is None else SelfAttention(width, heads)
+        self.recurrent_norm = nn.LayerNorm(width)
+        self.recurrent = recurrent
+        self.projection = nn.Linear(recurrent.output_size, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTW: torch.Tensor, lengths_B: torch.Tensor, plan: AttentionPlan | None) -> torch.Tensor:
+        if self.attention is not None:
+            assert self.attention_norm is not None
+            assert plan is not None
+            x_BTW = x_BTW + self.dropout(self.attention(self.attention_norm(x_BTW), plan))
+        return x_BTW + self.dropout(self.projection(self.recurrent(self.recurrent_norm(x_BTW), lengths_B)))
+
+    def step(self, x_BW: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        output_BH, next_state = self.recurrent.step(self.recurrent_norm(x_BW), state)
+        return x_BW + self.dropout(self.projection(output_BH)), next_state
+
+
+class AsrEncoder(Encoder):
+    """`encoder(features_BTF, lengths_B) -> (states_BTH, lengths_B)`, both in frames after downsampling.
+
+    ceil(lengths / downsampling) frames remain; states behind them are unspecified. State n is that of input frame
+    `downsampling * n`. Each recurrent layer sees frames after downsampling, so an LMU's theta counts those.
+
+    Args:
+        cell: one recurrent layer of one direction for inputs of `width`.
+        dropout: share of each residual branch, and of what enters the blocks, that is dropped in training.
+        attention: `full` sees the whole utterance, `window` `attention_window` frames (after downsampling) on each side,
+            past and future alike, `off` leaves the sublayer out; only then the encoder looks at nothing ahead and streams.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        cell: Cell,
+        bidirectional: bool,
+        num_layers: int,
+        dropout: float,
+        width: int,
+        downsampling: Literal[2, 4],
+        attention: Attention,
+        attention_heads: int,
+        attention_window: int,
+    ) -> None:
+        super().__init__()
+        _check(num_layers, dropout, width, attention, attention_heads, attention_window)
+        self.input_size = input_size
+        self.width = width
+        self.attention = attention
+        self.attention_window = attention_window
+        self.head_size = width // attention_heads
+        self.downsampling = Downsampling(input_size, width, downsampling)
+        self.dropout = nn.Dropout(dropout)
+        heads = None if attention == "off" else attention_heads
+        self.blocks = nn.ModuleList(
+            AsrBlock(width, heads, Bidirectional(cell(width), cell(width)) if bidirectional else cell(width), dropout)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Linear layers Xavier uniform, biases zero; recurrent layers and convolutions keep their own start.
+
+        What ends a residual branch is divided by the square root of the number of branches, so that their sum is of the
+        stream's own size at any depth (Radford et al. 2019, section 2.3).
+        """
+        ends = [block.projection for block in self._blocks]
+        ends += [block.attention.output for block in self._blocks if block.attention is not None]
+        starts = [block.attention.query_key_value for block in self._blocks if block.attention is not None]
+        for layer in [self.downsampling.projection, *starts, *ends]:
+            nn.init.xavier_uniform_(layer.weight, gain=len(ends) ** -0.5 if layer in ends else 1.0)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        return [block.recurrent for block in self._blocks]
+
+    @property
+    def output_size(self) -> int:
+        return self.width
+
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x_BTW, lengths_B = self.downsampling(features_BTF, lengths_B)
+        # The sum of all branches keeps full precision under autocast.
+        x_BTW = self.dropout(x_BTW.to(features_BTF.dtype))
+        plan = None
+        if self.attention != "off":
+            window = self.attention_window if self.attention == "window" else None
+            plan = plan_attention(lengths_B, x_BTW.shape[1], self.head_size, window, x_BTW)
+        for block in self.blocks:
+            x_BTW = block(x_BTW, lengths_B, plan)
+        return self.norm(x_BTW), lengths_B
+
+    def final(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """The state of each utterance's last frame (B, H)."""
+        states_BTH, lengths_B = self(features_BTF, lengths_B)
+        return frame_at(states_BTH, lengths_B - 1)
+
+    def initial_state(self, batch_size: int, like: torch.Tensor) -> AsrState:
+        """Before the first frame, on the device and in the dtype of `like`; ValueError where the encoder looks ahead."""
+        self._refuse_to_stream_with_attention()
+        return AsrState(
+            self.downsampling.initial_state(batch_size, like),
+            [layer.initial_state(batch_size, like) for layer in self.recurrent_layers],
+        )
+
+    def step(self, features_BF: torch.Tensor, state: AsrState) -> tuple[torch.Tensor | None, AsrState]:
+        """One input frame of streaming: the output (B, H), or None unless the frame is a `downsampling`-th, and the state."""
+        self._refuse_to_stream_with_attention()
+        x_BW, collected = self.downsampling.step(features_BF, state.downsampling)
+        if x_BW is None:
+            return None, AsrState(collected, state.recurrent)
+        x_BW = self.dropout(x_BW.to(features_BF.dtype))
+        next_states = []
+        for block, layer_state in zip(self._blocks, state.recurrent, strict=True):
+            x_BW, next_state = block.step(x_BW, layer_state)
+            next_states.append(next_state)
+        return self.norm(x_BW), AsrState(collected, next_states)
+
+    def window_frames(self) -> float | None:
+        """Input frames of the past within the stack's explicit memory, or None where it has no end.
+
+        Theta and, with attention in a window, that window, added over the blocks and times the downsampling.
+        """
+        windows = [layer.window_frames() for layer in self.recurrent_layers]
+        known = [window for window in windows if window is not None]
+        if self.attention == "full" or len(known) < len(windows):
+            return None
+        seen = self.attention_window * len(windows) if self.attention == "window" else 0
+        return self.downsampling.factor * (sum(known) + seen)
+
+    @property
+    def _blocks(self) -> list[AsrBlock]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def _refuse_to_stream_with_attention(self) -> None:
+        if self.attention != "off":
+            raise ValueError(
+                f"encoder.attention={self.attention} looks ahead and cannot stream: set encoder.attention=off"
+            )
+
+
+def _check(num_layers: int, dropout: float, width: int, attention: str, heads: int, window: int) -> None:
+    for key, value in (("num_layers", num_layers), ("width", width), ("attention_heads", heads)):
+        if value < 1:
+            raise ValueError(f"encoder.{key}={value}: expected at least 1, change encoder.{key}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"encoder.dropout={dropout}: expected a number from 0 up to below 1, change encoder.dropout")
+    if attention not in get_args(Attention):
+        raise ValueError(
+            f"encoder.attention={attention}: expected one of {', '.join(get_args(Attention))}, change encoder.attention"
+        )
+    if attention == "window" and window < 1:
+        raise ValueError(f"encoder.attention_window={window}: expected at least 1, change encoder.attention_window")
+    if attention != "off" and width % (2 * heads):
+        raise ValueError(
+            f"encoder.width={width}: expected a multiple of twice encoder.attention_heads={heads} (rotary positions turn "
+            "pairs), change encoder.width or encoder.attention_heads"
+        )

@@ -1,0 +1,211 @@
+"""Characters of an utterance without their times: connectionist temporal classification (Graves et al. 2006).
+
+Shape letters: B batch, T frames of the encoder's output, F features, H encoder output, V symbols (0 is the blank),
+N valid frames of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from speech_exp.data.batches import Batch
+from speech_exp.models.encoder import Encoder
+from speech_exp.objectives.decoders import Decoder, Greedy
+from speech_exp.objectives.objective import Evaluation, Network, Objective, device_of
+from speech_exp.objectives.scoring import Errors, find_errors
+from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_text
+
+
+class CtcOutput(NamedTuple):
+    """A named tuple, so that compilation, autocast and deepcopy treat it as the tensors it holds."""
+
+    logits_BTV: torch.Tensor
+    lengths_B: torch.Tensor  # int64, frames after the encoder's downsampling
+
+
+@dataclass(frozen=True)
+class CtcEvaluation(Evaluation):
+    """Metrics wer, cer and loss. A row of `predictions` holds the text as decoded, before the rules of scoring, and as
+    score the mean over the frames of the largest log-probability: how sure the best path is, whatever the decoder.
+    """
+
+    errors: Errors
+
+    def tables(self) -> dict[str, Any]:
+        """Edits of words by kind; the table of the worst utterances and of confusions is `errors`."""
+        words = self.errors.words
+        counts = {kind: getattr(words, kind) for kind in ("substitutions", "deletions", "insertions")}
+        return {"test_edits": {**counts, "words": words.reference}}
+
+
+class CtcNetwork(Network):
+    """Encoder, dropout, linear layer at each frame: logits (B, T, V) and their lengths.
+
+    `blank_bias` is the first value of the blank's bias, which is trained on like any other; the other biases start
+    at 0. Reason: where all symbols start equally probable, nearly all paths that collapse to a transcript far shorter
+    than its frames hold blanks at nearly all frames. So the first gradient teaches every weight the blank, before any
+    character, and the network sits on a plateau where it outputs nothing (100 % WER; Zeyer, Schlüter, Ney 2021, "Why
+    does CTC result in peaky behavior?"). A bias that gives the blank its share from the start leaves the weights the
+    characters to learn, as detectors start on the share of their background (Lin et al. 2017, section 3.3): blanks at
+    a share r of the frames are the bias ln((V - 1) r / (1 - r)), 4 to 5 for V = 29 and r = 2/3 to 5/6. A negative bias
+    hides the empty outputs and learns no sooner (`tests/objectives/test_ctc.py` compares).
+    """
+
+    def __init__(self, encoder: Encoder, vocabulary: int, dropout: float, blank_bias: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(encoder.output_size, vocabulary)
+        with torch.no_grad():
+            self.output.bias.zero_()
+            self.output.bias[BLANK] = blank_bias
+
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> CtcOutput:
+        states_BTH, lengths_B = self.encoder(features_BTF, lengths_B)
+        return CtcOutput(self.output(self.dropout(states_BTH)), lengths_B)
+
+
+class Ctc(Objective):
+    """CTC over characters; metrics WER, CER and loss. The best epoch has the lowest WER, of equals the lowest loss.
+
+    Args:
+        blank_bias: first value of the blank's bias (`CtcNetwork` says why).
+        dropout: before the linear layer.
+        decoder: turns logits to text in `evaluate`; None is greedy.
+    """
+
+    name = "ctc"
+    primary = "wer"
+    targets = "text"
+
+    def __init__(self, blank_bias: float, dropout: float, decoder: Decoder | None = None) -> None:
+        self.blank_bias, self.dropout = blank_bias, dropout
+        self.decoder = decoder or Greedy()
+
+    def outputs(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
+        return SYMBOLS
+
+    def network(self, encoder: Encoder, num_classes: int) -> CtcNetwork:
+        return CtcNetwork(encoder, num_classes, self.dropout, self.blank_bias)
+
+    def loss(self, output: CtcOutput, batch: Batch) -> torch.Tensor:
+        """-ln p(transcript | frames) summed over the batch, divided by the batch's number of characters.
+
+        So a character weighs the same in a long utterance as in a short one, and the loss, its gradient and a good
+        learning rate do not depend on how many utterances, or how long ones, a batch of so many seconds happens to
+        hold. A mean over utterances of losses each divided by its own length would weigh the characters of short
+        utterances more.
+
+        Raises a ValueError that names the utterances whose transcripts their frames cannot carry.
+        """
+        assert batch.target_lengths_B is not None, "CTC batches carry the lengths of their transcripts"
+        missing = _frames_missing(output, batch)
+        if (missing > 0).any():
+            lengths, named = output.lengths_B.tolist(), (missing > 0).nonzero().flatten().tolist()
+            shown = ", ".join(
+                f"{batch.ids[n]} ({lengths[n]} frames, {lengths[n] + missing[n]} needed)" for n in named[:5]
+            )
+            raise ValueError(
+                f"transcripts with more characters than their frames can carry (one frame a character and one more between "
+                f"two equal ones): {shown}{', ...' if len(named) > 5 else ''}: drop these utterances or lower the "
+                f"encoder's downsampling"
+            )
+        return _losses(output, batch).sum() / batch.target_lengths_B.sum().clamp(min=1)
+
+    def rows(self, output: CtcOutput) -> torch.Tensor:
+        """Logits (N, V) of the valid frames, utterance after utterance."""
+        frames_T = torch.arange(output.logits_BTV.shape[1], device=output.logits_BTV.device)
+        return output.logits_BTV[frames_T < output.lengths_B.unsqueeze(1)]
+
+    def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
+        return (metrics["wer"], metrics["loss"]) < (than["wer"], than["loss"])
+
+    def columns(self, class_names: Sequence[str]) -> list[str]:
+        return ["text", "words with their start and end in s"]
+
+    def cells(self, output: CtcOutput, class_names: Sequence[str], frame_s: float, frames: int) -> list[str]:
+        step_s = frame_s * max(1, round(frames / int(output.lengths_B[0])))
+        (text,) = self.decoder.decode(output.logits_BTV, output.lengths_B)
+        (words,) = self.decoder.word_times(output.logits_BTV, output.lengths_B)
+        return [text, ", ".join(f"{word.text} {word.start * step_s:.2f}-{word.end * step_s:.2f}" for word in words)]
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> CtcEvaluation:
+        """Metrics over all batches, WER and CER of the whole corpus by GigaSpeech's rules (`scoring_text`).
+
+        The loss is that of training over the whole corpus; transcripts that their frames cannot carry count in WER and
+        CER, but have no loss and are left out of it. Batches are brought to the network's device.
+        """
+        network.eval()
+        device = device_of(network)
+        rows: list[dict[str, Any]] = []
+        loss_sum, characters = 0.0, 0
+        for batch in batches:
+            batch = batch.to(device)
+            assert batch.target_lengths_B is not None, "CTC batches carry the lengths of their transcripts"
+            output = CtcOutput(*network(batch.features_BTF, batch.lengths_B))
+            carried_B = _frames_missing(output, batch) <= 0
+            loss_sum += _losses(output, batch).double()[carried_B].sum().item()
+            characters += int(batch.target_lengths_B[carried_B].sum())
+            transcripts = batch.targets.cpu().split(batch.target_lengths_B.tolist())
+            texts = self.decoder.decode(output.logits_BTV, output.lengths_B)
+            scores = _sureness(output).tolist()
+            rows += [
+                {"id": one, "reference": to_text(ids.tolist()), "prediction": text, "score": score}
+                for one, ids, text, score in zip(batch.ids, transcripts, texts, scores, strict=True)
+            ]
+        rows.sort(key=lambda row: row["id"])
+        errors = find_errors(
+            [row["id"] for row in rows],
+            [scoring_text(row["reference"]) for row in rows],
+            [scoring_text(row["prediction"]) for row in rows],
+        )
+        metrics = {"wer": errors.words.rate, "cer": errors.characters.rate, "loss": loss_sum / max(1, characters)}
+        return CtcEvaluation(metrics, rows, errors)
+
+
+def frames_needed(targets: torch.Tensor, target_lengths_B: torch.Tensor) -> torch.Tensor:
+    """Least frames (B) that carry each transcript: its characters, and a blank between two equal neighbours."""
+    utterance_of = torch.repeat_interleave(target_lengths_B)
+    doubled = (targets[1:] == targets[:-1]) & (utterance_of[1:] == utterance_of[:-1])
+    return target_lengths_B.index_add(0, utterance_of[1:], doubled.to(target_lengths_B.dtype))
+
+
+def _frames_missing(output: CtcOutput, batch: Batch) -> torch.Tensor:
+    assert batch.target_lengths_B is not None
+    return frames_needed(batch.targets, batch.target_lengths_B) - output.lengths_B
+
+
+def _losses(output: CtcOutput, batch: Batch) -> torch.Tensor:
+    """-ln p of each transcript (B), infinite where its frames cannot carry it.
+
+    torch's own kernel in float32 (float64 stays): cuDNN's has ignored infinite losses. On a GPU its gradient adds
+    in no fixed order, so where the same bits are asked for on every run the CPU computes it.
+    """
+    log_probabilities_BTV = output.logits_BTV.to(
+        torch.promote_types(output.logits_BTV.dtype, torch.float32)
+    ).log_softmax(-1)
+    device = torch.device("cpu") if torch.are_deterministic_algorithms_enabled() else log_probabilities_BTV.device
+    with torch.backends.cudnn.flags(enabled=False):
+        losses_B = functional.ctc_loss(
+            log_probabilities_BTV.to(device).transpose(0, 1),
+            batch.targets.to(device),
+            output.lengths_B.to(device),
+            batch.target_lengths_B.to(device),  # type: ignore[union-attr]
+            blank=BLANK,
+            reduction="none",
+        )
+    return losses_B.to(log_probabilities_BTV.device)
+
+
+def _sureness(output: CtcOutput) -> torch.Tensor:
+    """Mean over the frames of each utterance (B) of the logarithm of the largest probability."""
+    best_BT = output.logits_BTV.float().log_softmax(-1).amax(-1)
+    valid_BT = torch.arange(best_BT.shape[1], device=best_BT.device) < output.lengths_B.unsqueeze(1)
+    return best_BT.where(valid_BT, 0.0).sum(1) / output.lengths_B.clamp(min=1)

@@ -1,0 +1,77 @@
+"""The characters, and GigaSpeech's rules for text, on cases written by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_ids, to_text, training_text, words_apart
+
+
+def test_there_are_29_symbols_and_the_blank_is_the_first():
+    assert len(SYMBOLS) == len(set(SYMBOLS)) == 29
+    assert BLANK == 0
+    assert to_ids(" az'") == [1, 2, 27, 28]
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz '"))
+def test_text_survives_the_way_to_ids_and_back(text):
+    assert BLANK not in to_ids(text)
+    assert to_text(to_ids(text)) == text
+
+
+def test_text_leaves_blanks_out():
+    assert to_text([0, 2, 0, 0, 3, 0]) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("room 10-b", "'1', '0', '-'"), ("A", "'A'"), ("é\t", "'é', '\\t'"), ("<blank>", "'<'")]
+)
+def test_unknown_characters_are_named(text, named):
+    with pytest.raises(ValueError, match="expected lower-case letters") as caught:
+        to_ids(text)
+    assert str(caught.value).startswith(named)
+
+
+def test_words_stand_one_space_apart():
+    assert words_apart("  one   two ") == "one two"
+    assert words_apart(" ") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "learned"),
+    [
+        ("PRINTING <COMMA> IN THE ONLY SENSE <PERIOD>", "printing in the only sense"),
+        ("IS IT <QUESTIONMARK> YES <EXCLAMATIONPOINT>", "is it yes"),
+        ("STATE-OF-THE-ART", "state of the art"),
+        ("DON'T  UH STOP", "don't uh stop"),  # fillers are spoken, so they are learned
+        ("", ""),
+        ("<SIL>", None),
+        ("<MUSIC>", None),
+        ("<NOISE>", None),
+        ("HELLO <OTHER>", None),
+        ("NUMBER 9", "number 9"),  # to_ids will name the 9
+        ("A <UNK> WORD", "a <unk> word"),
+    ],
+)
+def test_training_text(text, learned):
+    assert training_text(text) == learned
+
+
+@pytest.mark.parametrize(
+    ("text", "scored"),
+    [
+        ("state-of-the-art", "STATE OF THE ART"),
+        ("UH I um THINK hm SO", "I THINK SO"),
+        ("UH UHH UM EH MM HM AH HUH HA ER OOF HEE ACH EEE EW", ""),
+        ("AN UHMM ERR HUM", "AN UHMM ERR HUM"),  # only whole words of the list
+        ("UH-HUH", ""),  # the hyphen goes first, both halves are fillers
+        ("NO <COMMA> YES <PERIOD> <QUESTIONMARK> <EXCLAMATIONPOINT>", "NO YES"),
+        ("<unk> FOUND <UNK>", "FOUND"),
+        ("<SIL> <MUSIC> <NOISE> <OTHER>", ""),
+        ("don't", "DON'T"),
+        ("  two   words ", "TWO WORDS"),
+    ],
+)
+def test_scoring_text(text, scored):
+    assert scoring_text(text) == scored
+    assert scoring_text(scored) == scored
