@@ -129,7 +129,7 @@ def table(runs: list[Run]) -> str:
         if run.results is not None:
             found.setdefault((row_name(run), run.results["model"]), []).append(run)
     models = [model for model in MODELS if any(model == one for _, one in found)]
-    names = sorted({name for name, _ in found}, key=lambda name: ("B1", "B2").index(name[:2]) if name[0] == "B" else 2)
+    names = sorted({name for name, _ in found})  # B1, B2, then C by approach
     lines = ["| task | " + " | ".join(f"{model} (%) | lost | bits | bytes" for model in models) + " |"]
     lines.append("| --- |" + " ---: | ---: | ---: | ---: |" * len(models))
     for name in names:

@@ -90,6 +90,8 @@ class AsrEncoder(Encoder):
         self.width = width
         self.attention = attention
         self.attention_window = attention_window
+        self.frames_per_state = downsampling
+        self.front = None
         self.head_size = width // attention_heads
         self.downsampling = Downsampling(input_size, width, downsampling)
         self.dropout = nn.Dropout(dropout)

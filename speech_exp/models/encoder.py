@@ -41,7 +41,8 @@ class Encoder(nn.Module, ABC):
     """Features (B, T, F) to states (B, T', H) and their lengths; T' may be fewer frames."""
 
     input_size: int
-    front: ConvolutionFront | None = None
+    front: ConvolutionFront | None  # no default here: a class attribute would hide the submodule of its name
+    frames_per_state: int = 1  # input frames that one state stands for
 
     @property
     @abstractmethod

@@ -60,6 +60,7 @@ class CtcNetwork(Network):
     def __init__(self, encoder: Encoder, vocabulary: int, dropout: float, blank_bias: float) -> None:
         super().__init__()
         self.encoder = encoder
+        self.score = None  # a recogniser pools nothing over time
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(encoder.output_size, vocabulary)
         with torch.no_grad():

@@ -19,7 +19,7 @@ class Network(nn.Module):
 
     encoder: Encoder
     output: nn.Linear
-    score: nn.Linear | None = None  # of attention pooling
+    score: nn.Linear | None  # of attention pooling; no default here: a class attribute would hide the submodule
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, Utterances
 from speech_exp.features.mfcc import FeatureExtractor
+from speech_exp.models.asr_encoder import AsrEncoder
 from speech_exp.objectives.classification import ClassEvaluation, ClassificationNetwork
 from speech_exp.objectives.ctc import CtcEvaluation, CtcNetwork
 from speech_exp.objectives.objective import Evaluation, Network, device_of
@@ -23,7 +24,6 @@ from speech_exp.reporting.figures.flow import Box, Constraint, flowchart
 from speech_exp.reporting.figures.metrics import metrics_table
 from speech_exp.reporting.figures.occlusion import occlusion_figure
 from speech_exp.reporting.figures.recognition import errors_figure, posterior_figure
-from speech_exp.reporting.sizes import window_text
 
 _OCCLUSION_WINDOW_S = 0.064
 _PARTS = ("convolution", "recurrent", "pooling", "linear")  # of a network, as a task names those that it constrains
@@ -145,16 +145,23 @@ def draw_flowchart(
         convolution = network.encoder.front.convolution
         width = f"{convolution.kernel_size[0]} frames"
         boxes.append(Box("Convolution", [f"{convolution.in_channels} → {convolution.out_channels}, {width}", "batch norm, ReLU"], "encoder", "convolution" in constrained))  # fmt: skip
+    before: list[str] = []
+    if isinstance(network.encoder, AsrEncoder):
+        encoder = network.encoder
+        boxes.append(Box("Downsampling", [f"{encoder.input_size} → {encoder.width}", f"{encoder.frames_per_state} frames to one"], "encoder", "convolution" in constrained))  # fmt: skip
+        reach = f" of ±{encoder.attention_window} frames" if encoder.attention == "window" else ""
+        before = [f"attention {encoder.attention}{reach}, then"]
     for layer in layers:
         size = layer.size()
         direction = "both directions" if layer.output_size > layer.hidden_size else "forwards"
         lines = [
+            *before,
             f"{layer.input_size} → {layer.output_size}, {direction}",
             f"{size.numbers:,} numbers",
             f"{size.bytes():,} bytes",
         ]
-        if layer.window_frames() is not None:
-            lines.append(f"window {window_text(network, hop_s)}")
+        if (theta := layer.window_frames()) is not None:
+            lines.append(f"window {1000 * theta * network.encoder.frames_per_state * hop_s:g} ms (theta {theta:g})")
         boxes.append(Box(layer.name.upper(), lines, "encoder", "recurrent" in constrained))
     if isinstance(network, ClassificationNetwork):
         boxes.append(Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head", "pooling" in constrained))  # fmt: skip
