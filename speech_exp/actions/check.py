@@ -102,10 +102,12 @@ def _training(experiment: Context) -> str:
     from speech_exp.data.batches import Batch
 
     network, device = experiment.network, experiment.trainer.runtime.device
-    targets_B = torch.arange(32, device=device) % len(experiment.class_names)
+    # One class, or one character of a transcript that is no blank, a label.
+    targets_B = 1 + torch.arange(32, device=device) % (len(experiment.class_names) - 1)
     features_BTF = torch.zeros(32, 16, experiment.extractor.num_features, device=device)
     features_BTF[torch.arange(32), :, targets_B] = 1.0
-    batch = Batch(features_BTF, torch.full((32,), 16, device=device), targets_B, None, [])
+    lengths_B = torch.full((32,), 16, device=device)
+    batch = Batch(features_BTF, lengths_B, targets_B, torch.ones_like(targets_B), [])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     losses: list[float] = []
     started = time.perf_counter()

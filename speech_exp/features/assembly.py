@@ -65,7 +65,7 @@ def assemble(
         _cached(_recordings(loaded, extractor, description, variants), number, count, cache_folder)
         for number in range(count)
     ]
-    _refuse_bad_evaluation_audio(loaded, recorded[0].dropped)
+    refuse_bad_evaluation_audio(loaded, recorded[0].dropped)
     position = {recording_id: number for number, recording_id in enumerate(recorded[0].ids)}
     chosen = {
         name: torch.tensor([position[r.id] for r in loaded.parts[name] if r.id in position], dtype=torch.int64)
@@ -181,7 +181,7 @@ def _part(packed: _Packed, chosen_U: torch.Tensor, labels: dict[str, int], ids: 
     )
 
 
-def _refuse_bad_evaluation_audio(loaded: LoadedDigits, dropped: list[Dropped]) -> None:
+def refuse_bad_evaluation_audio(loaded: LoadedDigits, dropped: list[Dropped]) -> None:
     reasons = {item.id: item.reason for item in dropped}
     for name in ("validation", "test"):
         for recording in loaded.parts[name]:

@@ -22,7 +22,7 @@ from speech_exp.data.digits import LoadedDigits
 from speech_exp.data.recordings import Dropped
 from speech_exp.data.splits import SPLITS
 from speech_exp.data.strings import DigitString, StringRules
-from speech_exp.features.assembly import Features
+from speech_exp.features.assembly import Features, refuse_bad_evaluation_audio
 from speech_exp.features.distortion import Variants
 from speech_exp.features.logmel import LogMel, LogMelTransform
 from speech_exp.features.mfcc import FeatureExtractor
@@ -200,7 +200,7 @@ def assemble_strings(
     if variants:
         raise ValueError("strings of digits are new in each epoch and take no variants: set augment=light or none")
     waveforms, dropped = read_waveforms(loaded, rules)
-    _refuse_bad_evaluation_audio(loaded, dropped)
+    refuse_bad_evaluation_audio(loaded, dropped)
     position = {r.id: number for number, r in enumerate(loaded.recordings) if waveforms.lengths_R[number]}
     parts = {}
     for name in SPLITS:
@@ -286,11 +286,3 @@ def _on_device(normalizer: Normalizer, device: torch.device) -> Normalizer:
     if statistics := normalizer.statistics():
         copied.load({name: value.to(device) for name, value in statistics.items()})
     return copied
-
-
-def _refuse_bad_evaluation_audio(loaded: LoadedDigits, dropped: list[Dropped]) -> None:
-    reasons = {item.id: item.reason for item in dropped}
-    for name in ("validation", "test"):
-        for recording in loaded.parts[name]:
-            if recording.id in reasons:
-                raise ValueError(f"the {name} recording {recording.id} cannot be used: {reasons[recording.id]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from speech_exp.reporting.results_schema import validate_results
 from speech_exp.reporting.run_record import read_history
 
+_INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 # A run's own parts; nothing below them is a run to be compared: a run below another (a teacher) is part of it.
 RECORD_FILES = ("run.json", "results.json")
 
@@ -123,7 +125,15 @@ def _config(path: Path) -> dict[str, Any]:
     value = _read_yaml(path) or {}
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds a {type(value).__name__}, expected a dict")
-    return dict(_flat(value, ""))
+    flat = dict(_flat(value, ""))
+    return {key: _owned(item, flat) for key, item in flat.items()}
+
+
+def _owned(item: Any, flat: Mapping[str, Any]) -> Any:
+    """The number behind an interpolation such as ${recipe.epochs}: typed out it is the same setting."""
+    while isinstance(item, str) and (found := _INTERPOLATION.fullmatch(item)) and found[1] in flat:
+        item = flat[found[1]]
+    return item
 
 
 def _flat(value: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -89,6 +89,11 @@ class TestGroups:
         make_run("default", seed=1, config="trainer:\n  lr: 0.001\n")
         assert len(labels(tmp_path / "runs")) == 1
 
+    def test_a_typed_default_that_another_key_owns_changes_nothing(self, make_run: MakeRun, tmp_path: Path) -> None:
+        make_run("a", seed=0, overrides=["trainer.lr=1e-3"], config="recipe:\n  lr: 0.001\ntrainer:\n  lr: 0.001\n")
+        make_run("b", seed=1, config="recipe:\n  lr: 0.001\ntrainer:\n  lr: ${recipe.lr}\n")
+        assert len(labels(tmp_path / "runs")) == 1
+
     def test_setting_that_varies_with_the_model_is_told_and_makes_no_group(
         self, make_run: MakeRun, tmp_path: Path
     ) -> None:
