@@ -85,7 +85,7 @@ class IntegerInference(Budget):
         return floats + faked
 
     def begin_phase(self, network: Network, phase: Phase, train: Utterances, seed: int) -> None:
-        _classifier(network)  # others are refused before they are trained
+        IntegerNetwork(_classifier(network))  # what has no integer form is refused before it is trained
         if phase.lr is not None:
             self.reference = copy.deepcopy(network)
             self._train = train
