@@ -379,6 +379,17 @@ def test_row_shared_computes_with_its_own_grid_and_keeps_a_float_master():
     assert all(is_row_shared(weight, GRID).all() for weight in weights.values())
 
 
+def test_row_shared_projects_all_rows_at_once_as_it_does_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3), (4,), (5, 7), (2, 3, 2), (1, 1), (6,)]
+    weights = [torch.randn(shape, generator=generator) * 2.0**k for k, shape in enumerate(shapes, start=-3)]
+    approach = RowShared()
+    for tensors in (weights, weights[1:2]):
+        approach.begin({str(number): one for number, one in enumerate(tensors)}, GRID, 3, 0)
+        for one, other in zip(approach.projected(tensors), tensors, strict=True):
+            assert same_bits(one, row_shared(other, GRID))
+
+
 def test_ste_leaves_the_weights_alone_where_they_cannot_be_projected():
     weight = torch.nn.Parameter(torch.tensor([1.3, math.nan]))
     approach = Ste()

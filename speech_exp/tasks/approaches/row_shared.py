@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from speech_exp.tasks.approaches.approach import Storage, Weights, code_bits, count, exponents_between, span
 from speech_exp.tasks.approaches.ste import StraightThrough
@@ -21,6 +22,24 @@ class RowShared(StraightThrough):
 
     def project(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return row_shared(weight, grid)
+
+    def projected(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        """All rows of a step as one matrix, short rows filled with zeros, which add nothing to any row's error; then vectors.
+
+        A step of a small network is short, and so each tensor operation counts.
+        """
+        rows = [weight.flatten(1) for weight in weights if weight.ndim > 1]
+        if not rows:
+            return super().projected(weights)
+        width = max(one.shape[1] for one in rows)
+        together = torch.cat([functional.pad(one, (0, width - one.shape[1])) for one in rows])
+        parts = iter(row_shared(together, self.grid).split([len(one) for one in rows]))
+        return [
+            next(parts)[:, : weight.flatten(1).shape[1]].view_as(weight)
+            if weight.ndim > 1
+            else self.project(weight, self.grid)
+            for weight in weights
+        ]
 
     def on_grid(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return is_row_shared(weight, grid)
