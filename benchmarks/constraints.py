@@ -42,7 +42,7 @@ class Sweep:
     values: tuple[str, ...]
 
     def missing(self) -> list[str]:
-        return [value for value in self.values if not (self.folder / value / "results.json").exists()]
+        return [value for value in self.values if not finished(self.folder / value / "run.json")]
 
     def command(self) -> list[str]:
         varied = f"{self.key}={','.join(self.missing())}"
@@ -54,6 +54,10 @@ class Sweep:
         if self.key == "c_approach":
             placed[1] = "hydra.sweep.subdir=${hydra:runtime.choices.c_approach}"
         return [sys.executable, str(PROJECT / "run.py"), "-m", *self.overrides, varied, *placed]
+
+
+def finished(record: Path) -> bool:
+    return record.exists() and json.loads(record.read_text())["status"] == "finished"
 
 
 def digits(out: Path, seeds: tuple[str, ...]) -> Iterator[list[Sweep]]:

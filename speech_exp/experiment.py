@@ -202,8 +202,7 @@ class Experiment:
         config = self.plain_config()["config"]
         if start := config["task"].get("float_checkpoint"):
             load_float_run("task.float_checkpoint", start, config, self.network)
-        distillation = getattr(self.task, "distillation", None)
-        if distillation is not None:
+        if (distillation := self.task.distillation) is not None:
             teacher = copy.deepcopy(self.network)
             with torch.random.fork_rng():  # whether a teacher is trained here must not change the student
                 found = config["kd"]["run"] or self._train_teacher()
@@ -278,8 +277,8 @@ class Experiment:
     def of_checkpoint(self, content: dict[str, Any]) -> Experiment:
         """The experiment that made a deployable checkpoint, its weights and statistics loaded.
 
-        Only where things lie, which device computes and how logits become text is taken from this command line; anything else that was typed
-        would make another experiment and is refused.
+        Only where things lie, which device computes and how logits become text is taken from this command line;
+        anything else that was typed would make another experiment and is refused.
         """
         config = OmegaConf.create(content["config"])
         for override in self.overrides:
@@ -291,7 +290,7 @@ class Experiment:
             elif key not in ("action", *_OWN_KEYS):
                 raise ValueError(
                     f"{override} was typed, but action={self.choices['action']} takes it from the checkpoint: leave it out "
-                    f"(only {', '.join(_LOCATION_KEYS)} may be set)"
+                    f"(only {', '.join(_LOCATION_KEYS)} and decoder may be set)"
                 )
         original = Experiment(config, content["choices"], self.folder)
         original.trains = False

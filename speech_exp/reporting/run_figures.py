@@ -32,9 +32,9 @@ _PARTS = ("convolution", "recurrent", "pooling", "linear")  # of a network, as a
 def draw_evaluation(folder: Path, evaluation: Evaluation, history: Sequence[Row], best_epoch: int) -> None:
     """Training curves with the phases of the history; of a classification, confusion matrix and table of metrics.
 
-    Without a history, as of a model that was trained in another run and only converted, there are no curves.
+    There are no curves of a model that was trained in another run and only converted: its history is epoch 0 alone.
     """
-    if history:
+    if any(row["epoch"] for row in history):
         training_curves(history, folder / "training_curves.png", best_epoch, phases_of(history))
     if isinstance(evaluation, ClassEvaluation):
         _draw_classes(folder, evaluation)

@@ -13,6 +13,7 @@ from torch import nn
 from speech_exp.data.batches import Batch, Utterances
 from speech_exp.models.layer import RecurrentLayer
 from speech_exp.objectives.objective import Network, Objective
+from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.storage import Stored, stored_in_float
 
 LayersOf = Callable[[int], list[RecurrentLayer]]  # hidden size -> the recurrent layers a network of it would have
@@ -61,6 +62,7 @@ class Task:
     budget_bytes: int | None = None  # of one recurrent layer
     sizing: str | None = None  # why the hidden size is what it is, once it is decided
     constrained: tuple[str, ...] = ()  # parts it acts on: convolution, recurrent, pooling, linear
+    distillation: Distillation | None = None
     reference: Network | None = None  # the float model of which the deployed one is the constrained form
 
     def hidden_size(self, layers_of: LayersOf, requested: int | None) -> int:

@@ -87,7 +87,11 @@ def _loss(axes: Axes, epochs_E: np.ndarray, history: Sequence[Row]) -> None:
         axes.plot(epochs_E, values_E, color=colour, linestyle=line, label=label, **_points(epochs_E))
         values.append(values_E[np.isfinite(values_E)])
     shown = np.concatenate(values)
-    axes.set(title="Loss", ylabel="loss (nats per utterance)", xlabel="epoch")
+    axes.set(
+        title="Loss",
+        ylabel=f"loss (nats per {'utterance' if _quality_key(history)[0] == 'val_accuracy' else 'character'})",
+        xlabel="epoch",
+    )
     if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
         axes.set_yscale("log")
         decades = np.log10(shown.max() / shown.min())

@@ -87,7 +87,7 @@ def draw_errors(edits: Mapping[str, Mapping[str, int]], words: int, most: int = 
     axes.invert_yaxis()
     style.integer_ticks(axes)
     total = sum(sum(counts.values()) for counts in edits.values())
-    axes.set(xlabel="errors", title=f"{total} word errors in {words:,} words")
+    axes.set(xlabel="errors", ylabel="word (of insertions: as heard)", title=f"{total} word errors in {words:,} words")
     if ranked:
         axes.legend(loc="lower right")
     else:

@@ -13,6 +13,7 @@ from speech_exp.tasks.integer import rules, scheme
 from speech_exp.tasks.integer.cells import IntegerLayer, Ranges
 from speech_exp.tasks.integer.parts import IntegerLinear, Requantization
 from speech_exp.tasks.integer.rules import TANH_INPUT_BITS, UNIT_BITS, saturate8, saturate16, shift_rounded, tanh_code
+from speech_exp.tasks.state_space import spectral_radius
 
 
 class IntegerLMU(IntegerLayer):
@@ -150,7 +151,7 @@ class IntegerLMU(IntegerLayer):
 
     def spectral_radii(self) -> dict[str, float]:
         A_MM = self.A.double() / 2 ** int(self.state_bits)
-        return {"memory": float(torch.linalg.eigvals(A_MM).abs().max())}
+        return {"memory": spectral_radius(A_MM)}
 
 
 def output_scales(activation: str, range_H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
