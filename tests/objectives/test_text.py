@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_ids, to_text, training_text, words_apart
+from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_ids, to_text, words_apart
 
 
 def test_there_are_29_symbols_and_the_blank_is_the_first():
@@ -35,26 +35,6 @@ def test_unknown_characters_are_named(text, named):
 def test_words_stand_one_space_apart():
     assert words_apart("  one   two ") == "one two"
     assert words_apart(" ") == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "learned"),
-    [
-        ("PRINTING <COMMA> IN THE ONLY SENSE <PERIOD>", "printing in the only sense"),
-        ("IS IT <QUESTIONMARK> YES <EXCLAMATIONPOINT>", "is it yes"),
-        ("STATE-OF-THE-ART", "state of the art"),
-        ("DON'T  UH STOP", "don't uh stop"),  # fillers are spoken, so they are learned
-        ("", ""),
-        ("<SIL>", None),
-        ("<MUSIC>", None),
-        ("<NOISE>", None),
-        ("HELLO <OTHER>", None),
-        ("NUMBER 9", "number 9"),  # to_ids will name the 9
-        ("A <UNK> WORD", "a <unk> word"),
-    ],
-)
-def test_training_text(text, learned):
-    assert training_text(text) == learned
 
 
 @pytest.mark.parametrize(
