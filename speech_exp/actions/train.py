@@ -82,7 +82,7 @@ def _describe(experiment: Context) -> None:
     """Sizes of what would be trained; reads the index of the data, trains nothing."""
     network, trainer, task = experiment.network, experiment.trainer, experiment.task
     stored = stored_in_float(network)
-    batches = trainer.batches_per_epoch(experiment.dataset.utterances_per_epoch(experiment.loaded))
+    size, utterances = trainer.training_batch, experiment.dataset.utterances_per_epoch(experiment.loaded)
     print_table(
         {
             "model": experiment.choices["model"],
@@ -92,7 +92,8 @@ def _describe(experiment: Context) -> None:
             + " in float32",
             "bytes of the model": f"{stored.model_bytes:,} in float32",
             "window": window_text(network, experiment.extractor.hop_s),
-            "batches an epoch": f"{batches} of {trainer.batch_size}",
+            "utterances an epoch": f"{utterances:,} in batches of "
+            + (f"{size.utterances}" if size.frames is None else f"{size.frames * experiment.extractor.hop_s:g} s"),
             "epochs": ", then ".join(f"{phase.first} to {phase.last}" for phase in task.phases(trainer.epochs))
             or "none",
             "device": trainer.runtime.device_name,

@@ -6,6 +6,7 @@ W waveform variants.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -31,6 +32,48 @@ class Batch:
             self.features_BTF.to(device), self.lengths_B.to(device), self.targets.to(device), lengths, self.ids
         )
 
+    def split(self, parts: int) -> list[Batch]:
+        """At most `parts` batches of about as many utterances each, padded no further than they need."""
+        if parts == 1:
+            return [self]
+        rows = [rows_B for rows_B in torch.arange(len(self.ids)).tensor_split(parts) if len(rows_B)]
+        return [self._rows(int(rows_B[0]), int(rows_B[-1]) + 1) for rows_B in rows]
+
+    def repeated(self, times: int) -> Batch:
+        """All utterances, then all of them again, `times` times."""
+        if times == 1:
+            return self
+        lengths = None if self.target_lengths_B is None else self.target_lengths_B.repeat(times)
+        features_BTF = self.features_BTF.repeat(times, 1, 1)
+        return Batch(features_BTF, self.lengths_B.repeat(times), self.targets.repeat(times), lengths, self.ids * times)
+
+    def _rows(self, first: int, end: int) -> Batch:
+        lengths_B = self.lengths_B[first:end]
+        features_BTF = self.features_BTF[first:end, : int(lengths_B.max())]
+        if self.target_lengths_B is None:
+            return Batch(features_BTF, lengths_B, self.targets[first:end], None, self.ids[first:end])
+        before = int(self.target_lengths_B[:first].sum())
+        target_lengths_B = self.target_lengths_B[first:end]
+        targets = self.targets[before : before + int(target_lengths_B.sum())]
+        return Batch(features_BTF, lengths_B, targets, target_lengths_B, self.ids[first:end])
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Of training: so many utterances, or, where `frames` is given, so many frames with the padding."""
+
+    utterances: int
+    frames: int | None = None
+
+    def of_utterances(self) -> int:
+        """For data whose utterances are all about as long; ValueError where frames were asked for."""
+        if self.frames is not None:
+            raise ValueError(
+                f"trainer.batch_seconds asks for batches of {self.frames} frames, which only dataset=gigaspeech forms: use "
+                f"trainer.batch_size"
+            )
+        return self.utterances
+
 
 class Utterances(Protocol):
     """One part of a data set on the device, as the trainer and the reports read it."""
@@ -53,7 +96,13 @@ class Utterances(Protocol):
     def by_length(self, batch_size: int) -> Iterator[Batch]:
         """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def sample(self, batch_size: int) -> Iterator[Batch]:
+        """The recordings themselves for statistics, in a fixed order; of a large part only some of them."""
+
+    def batches(self, size: BatchSize) -> int:
+        """How many `shuffled` gives, the same in every epoch."""
+
+    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
         """An epoch of training, its order drawn from `generator` alone."""
 
 
@@ -89,9 +138,14 @@ class InMemoryUtterances:
         for chosen_B in self.lengths_WU[0].argsort(stable=True).split(batch_size):
             yield self._batch(chosen_B, torch.zeros_like(chosen_B))
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    sample = by_length
+
+    def batches(self, size: BatchSize) -> int:
+        return math.ceil(len(self) / size.of_utterances())
+
+    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
         """Each utterance once, in one of its variants, batched with others of about its length."""
-        utterances = len(self)
+        utterances, batch_size = len(self), size.of_utterances()
         order_U = torch.randperm(utterances, generator=generator)
         variant_U = torch.randint(len(self.starts_WU), (utterances,), generator=generator)
         lengths_U = self.lengths_WU[variant_U, order_U]

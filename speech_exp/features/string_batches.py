@@ -7,6 +7,7 @@ U strings, W variants.
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from speech_exp.data.batches import Batch
+from speech_exp.data.batches import Batch, BatchSize
 from speech_exp.data.digits import LoadedDigits
 from speech_exp.data.recordings import Dropped
 from speech_exp.data.splits import SPLITS
@@ -142,9 +143,14 @@ class StringUtterances:
         for chosen_B in self.lengths_WU[0].argsort(stable=True).split(batch_size):
             yield self._batch([self.strings[number] for number in chosen_B.tolist()])
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    sample = by_length
+
+    def batches(self, size: BatchSize) -> int:
+        return math.ceil(len(self) / size.of_utterances())
+
+    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
         """An epoch: newly drawn strings where the part has them, batched with others of about their length."""
-        strings = self.strings
+        strings, batch_size = self.strings, size.of_utterances()
         if self.redraw is not None:
             strings = self.redraw(random.Random(int(torch.randint(2**62, (), generator=generator))))
         order_U = torch.randperm(len(strings), generator=generator)

@@ -107,6 +107,9 @@ class Classification(Objective):
         """Mean over the batch."""
         return functional.cross_entropy(logits_BV.float(), batch.targets, label_smoothing=self.label_smoothing)
 
+    def weight(self, batch: Batch) -> int:
+        return len(batch.ids)
+
     def rows(self, logits_BV: torch.Tensor) -> torch.Tensor:
         return logits_BV
 

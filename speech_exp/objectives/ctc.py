@@ -6,6 +6,7 @@ N valid frames of a batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -78,6 +79,8 @@ class Ctc(Objective):
     Args:
         blank_bias: first value of the blank's bias (`CtcNetwork` says why).
         dropout: before the linear layer.
+        consistency: weight of the consistency of two views of each utterance, differently augmented (`_inconsistency`); 0
+            takes one view.
         decoder: turns logits to text in `evaluate`; None is greedy.
     """
 
@@ -85,8 +88,13 @@ class Ctc(Objective):
     primary = "wer"
     targets = "text"
 
-    def __init__(self, blank_bias: float, dropout: float, decoder: Decoder | None = None) -> None:
-        self.blank_bias, self.dropout = blank_bias, dropout
+    def __init__(self, blank_bias: float, dropout: float, consistency: float, decoder: Decoder | None = None) -> None:
+        if not 0 <= consistency < math.inf:
+            raise ValueError(
+                f"objective.consistency={consistency}: expected a number from 0 on, change objective.consistency"
+            )
+        self.blank_bias, self.dropout, self.consistency = blank_bias, dropout, consistency
+        self.views = 2 if consistency else 1
         self.decoder = decoder or Greedy()
 
     def outputs(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,7 +125,14 @@ class Ctc(Objective):
                 f"two equal ones): {shown}{', ...' if len(named) > 5 else ''}: drop these utterances or lower the "
                 f"encoder's downsampling"
             )
-        return _losses(output, batch).sum() / batch.target_lengths_B.sum().clamp(min=1)
+        loss = _losses(output, batch).sum() / self.weight(batch)
+        if self.consistency:
+            loss = loss + self.consistency * _inconsistency(output) / self.weight(batch)
+        return loss
+
+    def weight(self, batch: Batch) -> int:
+        """Characters."""
+        return max(1, len(batch.targets))
 
     def rows(self, output: CtcOutput) -> torch.Tensor:
         """Logits (N, V) of the valid frames, utterance after utterance."""
@@ -169,6 +184,22 @@ class Ctc(Objective):
         )
         metrics = {"wer": errors.words.rate, "cer": errors.characters.rate, "loss": loss_sum / max(1, characters)}
         return CtcEvaluation(metrics, rows, errors)
+
+
+def _inconsistency(output: CtcOutput) -> torch.Tensor:
+    """Sum over the valid frames of D(b || a) and D(a || b), a and b being the first and the second half of the batch.
+
+    Each view learns from the other one, which stands still (Yao et al. 2025, "CR-CTC", arXiv 2410.05101). The paper halves
+    both this sum and that of the two CTC losses; here the doubled number of characters does, so `consistency` is its alpha.
+    """
+    log_a_BTV, log_b_BTV = output.logits_BTV.float().log_softmax(-1).chunk(2)
+    valid_BT = torch.arange(log_a_BTV.shape[1], device=log_a_BTV.device) < output.lengths_B.chunk(2)[0].unsqueeze(1)
+
+    def divergence_BT(learning: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        return functional.kl_div(learning, fixed.detach(), reduction="none", log_target=True).sum(-1)
+
+    both_BT = divergence_BT(log_a_BTV, log_b_BTV) + divergence_BT(log_b_BTV, log_a_BTV)
+    return both_BT.where(valid_BT, 0.0).sum()
 
 
 def frames_needed(targets: torch.Tensor, target_lengths_B: torch.Tensor) -> torch.Tensor:

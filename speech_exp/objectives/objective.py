@@ -40,6 +40,7 @@ class Objective(ABC):
     name: ClassVar[str]
     primary: ClassVar[str]  # the metric by which a run is told
     targets: ClassVar[str]  # what a data set must give: "classes" or "text"
+    views: int = 1  # of each training batch that the loss takes at once, each augmented anew, one after the other
 
     def outputs(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the network's outputs for a data set of these classes."""
@@ -50,7 +51,11 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> torch.Tensor:
-        """One number for the batch."""
+        """One number for the batch: a mean over what `weight` counts."""
+
+    @abstractmethod
+    def weight(self, batch: Batch) -> int:
+        """By which the losses of batches are averaged, so that it does not matter how utterances are batched."""
 
     @abstractmethod
     def rows(self, output: Any) -> torch.Tensor:

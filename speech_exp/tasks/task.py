@@ -133,4 +133,4 @@ class Task:
 
 def calibration_batches(train: Utterances) -> Iterable[Batch]:
     """The training recordings themselves, never their augmented forms."""
-    return train.by_length(CALIBRATION_BATCH)
+    return train.sample(CALIBRATION_BATCH)

@@ -7,27 +7,21 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, Utterances
+from speech_exp.data.batches import Batch, BatchSize, Utterances
 from speech_exp.features.augment import SpecAugment
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
-from speech_exp.tasks.task import Task
+from speech_exp.tasks.task import Phase, Task
 from speech_exp.training import checkpoint
+from speech_exp.training.optimization import Optimization, Schedule
 from speech_exp.training.runtime import Device, Precision, Runtime, set_up
 
 EpochRow = dict[str, float | str]
-Schedule = Literal["cosine", "constant"]
-
-
-class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite; raised before the optimizer could spoil the weights."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +41,13 @@ class Trainer:
 
     Args:
         epochs: at most so many.
-        patience: epochs without a better validation after which training stops; None never stops early.
-        warmup_share: share of all steps in which the learning rate rises to `lr` (cosine).
+        batch_size: utterances of a step.
+        batch_seconds: seconds of a step with their padding, in place of `batch_size`, which then holds for evaluation only.
+        frame_s: time between two frames of features.
+        accumulate: parts of a batch that are computed one after the other, for less memory.
+        warmup_share: share of all steps in which the learning rate rises to `lr`.
         clip_norm: largest allowed norm of the gradient.
+        patience: epochs without a better validation after which training stops; None never stops early.
         tensorboard: also write event files into the run folder.
     """
 
@@ -57,6 +55,9 @@ class Trainer:
         self,
         epochs: int,
         batch_size: int,
+        batch_seconds: float | None,
+        frame_s: float,
+        accumulate: int,
         lr: float,
         weight_decay: float,
         schedule: Schedule,
@@ -69,19 +70,23 @@ class Trainer:
         deterministic: bool,
         tensorboard: bool,
     ) -> None:
-        for key, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
+        whole = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "patience": patience}
+        for key, value in whole.items():
             if value is not None and value < 1:
                 raise ValueError(f"trainer.{key}={value}: expected at least 1, change trainer.{key}")
-        for key, positive in {"lr": lr, "clip_norm": clip_norm}.items():
-            if not positive > 0:
+        for key, positive in {"lr": lr, "clip_norm": clip_norm, "batch_seconds": batch_seconds}.items():
+            if positive is not None and not positive > 0:
                 raise ValueError(f"trainer.{key}={positive}: expected a number above 0, change trainer.{key}")
-        self.epochs, self.batch_size, self.lr, self.weight_decay = epochs, batch_size, lr, weight_decay
-        self.schedule, self.warmup_share, self.clip_norm, self.patience = schedule, warmup_share, clip_norm, patience
+        if not 0 <= warmup_share < 1:
+            raise ValueError(
+                f"trainer.warmup_share={warmup_share}: expected a share from 0 up to below 1, change trainer.warmup_share"
+            )
+        self.epochs, self.batch_size, self.accumulate, self.patience = epochs, batch_size, accumulate, patience
+        self.training_batch = BatchSize(batch_size, None if batch_seconds is None else int(batch_seconds / frame_s))
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.warmup_share, self.clip_norm = warmup_share, clip_norm
         self.compile, self.tensorboard = compile, tensorboard
         self.runtime: Runtime = set_up(device, precision, deterministic)
-
-    def batches_per_epoch(self, utterances: int) -> int:
-        return math.ceil(utterances / self.batch_size)
 
     def fit(
         self,
@@ -99,14 +104,13 @@ class Trainer:
 
         A task without any phase deploys the network as it is: it is validated as epoch 0.
         """
-        train, batches = parts["train"], self.batches_per_epoch(len(parts["train"]))
+        train = parts["train"]
         phases = task.phases(self.epochs)
-        scaler = torch.amp.GradScaler(self.runtime.device.type, enabled=self.runtime.precision == "fp16")
         order = torch.Generator().manual_seed(seed)
         augment.seed(seed, self.runtime.device)
         forward: nn.Module = torch.compile(network, dynamic=True) if self.compile else network  # type: ignore[assignment]
         best: tuple[nn.Module, int, dict[str, float]] | None = None
-        started, step, epoch, spent_s = time.perf_counter(), 0, 0, 0.0
+        started, epoch, spent_s, utterances = time.perf_counter(), 0, 0.0, 0
 
         def validate() -> dict[str, float]:
             nonlocal best
@@ -122,101 +126,72 @@ class Trainer:
         with progress("train (epochs)", sum(len(phase.epochs) for phase in phases)) as bar:
             for phase in phases:
                 task.begin_phase(network, phase, train, seed)
-                steps = len(phase.epochs) * batches
-                optimizer = self._optimizer(network, phase.lr or self.lr)
-                scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self._lr_factor, steps=steps))
+                optimization = self._optimization(network, phase, train)
                 for epoch in phase.epochs:
-                    epoch_started = time.perf_counter()
-                    lr = float(scheduler.get_last_lr()[0])
+                    epoch_started, lr = time.perf_counter(), optimization.lr
                     task.begin_epoch(network, epoch)
                     network.train()
-                    loss_sum = 0.0
-                    for batch in train.shuffled(self.batch_size, order):
-                        step += 1
-                        loss = self._step(network, forward, augment(batch), objective, task, optimizer, scaler, step)
-                        loss_sum += len(batch.ids) * loss
-                        scheduler.step()
-                        task.after_step(network, scheduler.last_epoch, steps)
+                    loss_sum, weight_sum, heard = 0.0, 0, 0
+                    for batch in train.shuffled(self.training_batch, order):
+                        loss = self._step(optimization, network, forward, batch, objective, task, augment)
+                        loss_sum += (weight := objective.weight(batch)) * loss
+                        weight_sum, heard = weight_sum + weight, heard + len(batch.ids)
+                        task.after_step(network, optimization.steps_done, optimization.steps)
                     task.after_epoch(network, epoch)
                     spent_s += (train_s := time.perf_counter() - epoch_started)
+                    utterances += heard
                     metrics = validate()
-                    speed = len(train) / train_s
-                    on_epoch(_row(task, epoch, loss_sum / len(train), metrics, lr, epoch_started, speed))
-                    self._save_state(folder, epoch, network, optimizer, scheduler, scaler, order)
-                    self._tell(bar, loss_sum / len(train), metrics, speed)
+                    train_loss, speed = loss_sum / weight_sum, heard / train_s
+                    on_epoch(_row(task, epoch, train_loss, metrics, lr, epoch_started, speed))
+                    self._save_state(folder, epoch, network, optimization, order)
+                    self._tell(bar, train_loss, metrics, speed)
                     if best and self.patience and epoch - best[1] >= self.patience and task.may_stop_early(epoch):
                         break
         if not phases:
             on_epoch(_row(task, 0, math.nan, validate(), 0.0, started, 0.0))
         assert best is not None, "a task lets at least its last epoch compete"
-        utterances = step / batches * len(train)
         return Fit(*best, epoch, time.perf_counter() - started, utterances / spent_s if spent_s else 0.0)
+
+    def _optimization(self, network: nn.Module, phase: Phase, train: Utterances) -> Optimization:
+        return Optimization(
+            network,
+            self.runtime,
+            len(phase.epochs) * train.batches(self.training_batch),
+            phase.lr or self.lr,
+            self.weight_decay,
+            self.schedule,
+            self.warmup_share,
+            self.clip_norm,
+        )
 
     def _step(
         self,
+        optimization: Optimization,
         network: Network,
         forward: nn.Module,
         batch: Batch,
         objective: Objective,
         task: Task,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        step: int,
+        augment: SpecAugment,
     ) -> float:
-        with task.training_form(network):
-            with self.runtime.autocast():
-                loss = task.loss(objective, forward, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                shown = ", ".join(batch.ids[:5]) + (", ..." if len(batch.ids) > 5 else "")
-                raise NonFiniteLossError(
-                    f"the loss became {value} at step {step} in a batch of {len(batch.ids)} utterances ({shown}): "
-                    f"lower trainer.lr or use trainer.precision=fp32"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        return value
-
-    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
-        """AdamW; biases are not decayed (they cannot overfit by growing, and decay would only shift them)."""
-        matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+        """The loss of one step on a whole batch, whose parts are weighed so that their number does not matter."""
+        split = batch.split(self.accumulate)
+        weights = [objective.weight(part) for part in split]
+        parts = [
+            (augment(part.repeated(objective.views)), weight / sum(weights))
+            for part, weight in zip(split, weights, strict=True)
         ]
-        return torch.optim.AdamW(groups, lr=lr, fused=True)
-
-    def _lr_factor(self, step: int, steps: int) -> float:
-        """Share of `lr` at `step`: linear rise, then a fall to 0 as half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
-        if self.schedule == "constant":
-            return 1.0
-        warmup = max(1, round(self.warmup_share * steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        with task.training_form(network):
+            return optimization.step(parts, lambda part: task.loss(objective, forward, part))
 
     def _save_state(
-        self,
-        folder: Path,
-        epoch: int,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        scaler: torch.amp.GradScaler,
-        order: torch.Generator,
+        self, folder: Path, epoch: int, network: nn.Module, optimization: Optimization, order: torch.Generator
     ) -> None:
         """The state after this epoch; the one before it is removed once this is whole."""
         content = {
             "epoch": epoch,
             "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "scaler": scaler.state_dict(),
+            **optimization.state_dict(),
             "generators": {"torch": torch.get_rng_state(), "order": order.get_state()},
         }
         checkpoint.save(content, folder / f"checkpoint_epoch_{epoch}.pt")

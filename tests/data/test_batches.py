@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_exp.data.batches import Batch, InMemoryUtterances
+from speech_exp.data.batches import Batch, BatchSize, InMemoryUtterances
 
 FEATURES = 3
 
@@ -65,7 +65,7 @@ def test_an_epoch_holds_each_utterance_once_whatever_the_sizes(
     lengths_WU: list[list[int]], batch_size: int, seed: int
 ) -> None:
     part = utterances(lengths_WU)
-    batches = list(part.shuffled(batch_size, torch.Generator().manual_seed(seed)))
+    batches = list(part.shuffled(BatchSize(batch_size), torch.Generator().manual_seed(seed)))
     for batch in batches:
         check(part, batch)
     together = [utterance for batch in batches for utterance in batch.ids]
@@ -110,7 +110,7 @@ def test_a_batch_is_its_utterances_one_by_one(lengths_WU: list[list[int]], batch
 
 def orders(part: InMemoryUtterances, seed: int, epochs: int) -> list[list[list[str]]]:
     generator = torch.Generator().manual_seed(seed)
-    return [[batch.ids for batch in part.shuffled(8, generator)] for _ in range(epochs)]
+    return [[batch.ids for batch in part.shuffled(BatchSize(8), generator)] for _ in range(epochs)]
 
 
 def test_the_order_differs_by_epoch_and_agrees_by_seed() -> None:
@@ -131,7 +131,7 @@ def test_utterances_meet_others_in_each_epoch() -> None:
 def test_batches_of_alike_lengths_come_in_no_order_of_length() -> None:
     generator = torch.Generator().manual_seed(0)
     part = utterances([torch.randint(10, 100, (640,), generator=generator).tolist()])
-    batches = list(part.shuffled(16, generator))
+    batches = list(part.shuffled(BatchSize(16), generator))
     padded = sum(batch.features_BTF.shape[0] * batch.features_BTF.shape[1] for batch in batches)
     assert part.lengths_WU.sum() / padded > 0.9  # in a random order a batch of 16 is filled to 58 %
     longest = torch.tensor([float(batch.lengths_B.max()) for batch in batches])
@@ -143,7 +143,12 @@ def test_every_variant_is_picked_about_equally_often() -> None:
     number, variants, epochs = 60, 3, 20
     part = utterances([[4 + variant] * number for variant in range(variants)])
     generator = torch.Generator().manual_seed(0)
-    picked = [variant for _ in range(epochs) for batch in part.shuffled(8, generator) for variant in check(part, batch)]
+    picked = [
+        variant
+        for _ in range(epochs)
+        for batch in part.shuffled(BatchSize(8), generator)
+        for variant in check(part, batch)
+    ]
     assert len(picked) == number * epochs
     for variant in range(variants):
         # 400 of 1200 expected, deviation sqrt(1200 / 3 * 2 / 3) = 16; 5 deviations
@@ -155,7 +160,7 @@ def test_variants_may_have_other_lengths_than_the_recording() -> None:
     seen = set()
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        for batch in part.shuffled(2, generator):
+        for batch in part.shuffled(BatchSize(2), generator):
             seen |= set(zip(batch.ids, check(part, batch), strict=True))
     assert seen == {(utterance, variant) for utterance in part.ids for variant in (0, 1)}
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from speech_exp.data.batches import Batch
+from speech_exp.data.batches import Batch, BatchSize
 from speech_exp.data.digits import Digits, LoadedDigits
 from speech_exp.data.strings import DigitString, StringRules
 from speech_exp.features.assembly import Features
@@ -153,7 +153,7 @@ def test_parts_share_no_recording_and_texts_are_the_recordings(tiny_digits: Call
 
 
 def drawn(part: StringUtterances, generator: torch.Generator, batch_size: int = 4) -> tuple[list[str], list[Batch]]:
-    batches = list(part.shuffled(batch_size, generator))
+    batches = list(part.shuffled(BatchSize(batch_size), generator))
     return [text for batch in batches for text in texts(batch)], batches
 
 
@@ -180,7 +180,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(loaded: LoadedDi
     first, again = (assembled(loaded).parts["train"] for _ in range(2))
     one, two = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for _ in range(2):
-        for batch, other in zip(first.shuffled(4, one), again.shuffled(4, two), strict=True):
+        for batch, other in zip(first.shuffled(BatchSize(4), one), again.shuffled(BatchSize(4), two), strict=True):
             assert batch.ids == other.ids
             assert torch.equal(batch.features_BTF, other.features_BTF) and torch.equal(batch.targets, other.targets)
     assert drawn(first, torch.Generator().manual_seed(4))[0] != drawn(first, torch.Generator().manual_seed(3))[0]
@@ -219,7 +219,7 @@ def test_by_length_gives_the_shortest_first(loaded: LoadedDigits) -> None:
 def test_batches_of_training_are_of_alike_lengths(loaded: LoadedDigits) -> None:
     rules = replace(RULES, digits=[1, 3])
     part = assembled(loaded, rules=rules).parts["train"]
-    batches = [batch for _ in range(5) for batch in part.shuffled(4, torch.Generator().manual_seed(0))]
+    batches = [batch for _ in range(5) for batch in part.shuffled(BatchSize(4), torch.Generator().manual_seed(0))]
     padded = sum(batch.features_BTF.shape[0] * batch.features_BTF.shape[1] for batch in batches)
     assert sum(int(batch.lengths_B.sum()) for batch in batches) / padded > 0.75
 

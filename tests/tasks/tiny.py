@@ -47,7 +47,16 @@ def parts():
 
 def fit(folder, task, model, seed=0, **changes):
     """Fit, history and the live network of a training from scratch."""
-    settings = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "weight_decay": 0.01, "schedule": "constant"}
+    settings = {
+        "epochs": 4,
+        "batch_size": 16,
+        "batch_seconds": None,
+        "frame_s": 0.01,
+        "accumulate": 1,
+        "lr": 1e-2,
+        "weight_decay": 0.01,
+        "schedule": "constant",
+    }
     settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
     settings |= {"compile": False, "deterministic": True, "tensorboard": False}
     loop = Trainer(**(settings | changes))

@@ -1,0 +1,118 @@
+"""One phase of training: optimizer, learning-rate schedule, loss scaling, and a step of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
+
+from speech_exp.data.batches import Batch
+from speech_exp.training.runtime import Runtime
+
+Schedule = Literal["cosine", "onecycle", "constant"]
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; raised before the optimizer could spoil the weights."""
+
+
+class Optimization:
+    """AdamW over `steps` steps.
+
+    Args:
+        lr: highest learning rate.
+        warmup_share: share of the steps in which the learning rate rises.
+        clip_norm: largest allowed norm of the gradient.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        runtime: Runtime,
+        steps: int,
+        lr: float,
+        weight_decay: float,
+        schedule: Schedule,
+        warmup_share: float,
+        clip_norm: float,
+    ) -> None:
+        self.runtime, self.clip_norm, self.steps = runtime, clip_norm, steps
+        self.optimizer = _adamw(network, lr, weight_decay)
+        self.scheduler = _scheduler(self.optimizer, schedule, lr, steps, warmup_share)
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
+
+    @property
+    def steps_done(self) -> int:
+        return self.scheduler.last_epoch
+
+    @property
+    def lr(self) -> float:
+        """Of the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def step(self, parts: list[tuple[Batch, float]], loss_of: Callable[[Batch], torch.Tensor]) -> float:
+        """One step along the gradient of sum(share * loss_of(part)); returns that sum.
+
+        Each part's activations are freed before the next part's are made.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part, share in parts:
+            with self.runtime.autocast():
+                loss = share * loss_of(part)
+            self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        value = torch.stack(losses).sum().item()  # the device is waited for once, after all was sent to it
+        if not math.isfinite(value):
+            self._refuse(value, [identifier for part, _ in parts for identifier in part.ids])
+        self.scaler.unscale_(self.optimizer)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def _refuse(self, value: float, ids: list[str]) -> None:
+        shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+        raise NonFiniteLossError(
+            f"the loss became {value} at step {self.steps_done + 1} of {self.steps} in a batch of {len(ids)} utterances "
+            f"({shown}): lower trainer.lr or use trainer.precision=fp32"
+        )
+
+
+def _adamw(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Biases are not decayed (they cannot overfit by growing, and decay would only shift them)."""
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, lr: float, steps: int, warmup_share: float
+) -> LRScheduler:
+    if schedule == "onecycle":  # Smith & Topin 2019; Adam's momentum falls and rises against the learning rate
+        return OneCycleLR(optimizer, lr, total_steps=max(2, steps + 1), pct_start=warmup_share)
+    if schedule == "constant":
+        return ConstantLR(optimizer, factor=1.0)
+    return LambdaLR(optimizer, partial(_cosine, steps=steps, warmup=max(1, round(warmup_share * steps))))
+
+
+def _cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of `lr` at `step`: linear rise, then a fall to 0 as half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
