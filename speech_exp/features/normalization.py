@@ -47,6 +47,22 @@ class Normalizer:
         variance_UF = zeros_UF.index_add(0, owner_N, centred_NF.double().square()) / lengths_U.unsqueeze(1)
         return centred_NF / (variance_UF + _SMALL_STD**2).sqrt().float()[owner_N]
 
+    def batch(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Normalised features of a padded batch, zero behind each length; where they lie the statistics lie too."""
+        valid_BT = torch.arange(features_BTF.shape[1], device=features_BTF.device) < lengths_B.unsqueeze(1)
+        if self.mode == "global":
+            return self(features_BTF, lengths_B) * valid_BT.unsqueeze(-1)
+        with features_BTF.device:  # where the call then makes its own tensors
+            normalized_NF = self(features_BTF[valid_BT], lengths_B)
+        return torch.zeros_like(features_BTF).masked_scatter(valid_BT.unsqueeze(-1), normalized_NF)
+
+    def to(self, device: torch.device) -> Normalizer:
+        """A copy whose statistics lie on `device`."""
+        copied = Normalizer(self.mode)
+        if statistics := self.statistics():
+            copied.load({name: value.to(device) for name, value in statistics.items()})
+        return copied
+
     def statistics(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold to normalise the same way."""
         if self.mean_F is None or self.std_F is None:

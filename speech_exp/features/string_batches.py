@@ -126,7 +126,7 @@ class StringUtterances:
             self,
             waveforms=replace(self.waveforms, samples_N=self.waveforms.samples_N.to(device)),
             transform=copy.deepcopy(self.transform).to(device),
-            normalizer=_on_device(self.normalizer, device),
+            normalizer=self.normalizer.to(device),
         )
 
     def waveform(self, number: int) -> np.ndarray:
@@ -170,13 +170,7 @@ class StringUtterances:
 
     def _batch(self, strings: list[DigitString]) -> Batch:
         features_BTF, lengths_B = self.features(strings)
-        device = features_BTF.device
-        valid_BT = torch.arange(features_BTF.shape[1], device=device) < lengths_B.unsqueeze(1)
-        if self.normalizer.mode == "global":
-            features_BTF = self.normalizer(features_BTF, lengths_B) * valid_BT.unsqueeze(-1)
-        else:
-            with device:  # where the normalizer then makes its own tensors
-                features_BTF[valid_BT] = self.normalizer(features_BTF[valid_BT], lengths_B)
+        features_BTF, device = self.normalizer.batch(features_BTF, lengths_B), features_BTF.device
         codes = [self.encode(string.text) for string in strings]
         targets = torch.tensor([code for one in codes for code in one], dtype=torch.int64)
         target_lengths_B = torch.tensor([len(one) for one in codes], dtype=torch.int64)
@@ -219,7 +213,7 @@ def assemble_strings(
     on_device = {name: part.to(device) for name, part in parts.items()}
     if normalizer.mode == "global" and normalizer.mean_F is None:
         normalizer.fit(_frames_of(on_device["train"]))
-    normalizer = _on_device(normalizer, device)
+    normalizer = normalizer.to(device)
     shared = on_device["train"]  # one store on the device for all parts
     return Features(
         {
@@ -284,11 +278,3 @@ def _frames_of(part: StringUtterances) -> torch.Tensor:
         frame_T = torch.arange(features_BTF.shape[1], device=features_BTF.device)
         frames.append(features_BTF[frame_T < lengths_B.unsqueeze(1)].cpu())
     return torch.cat(frames)
-
-
-def _on_device(normalizer: Normalizer, device: torch.device) -> Normalizer:
-    """A copy whose statistics lie on `device`."""
-    copied = Normalizer(normalizer.mode)
-    if statistics := normalizer.statistics():
-        copied.load({name: value.to(device) for name, value in statistics.items()})
-    return copied

@@ -1,0 +1,77 @@
+"""Which utterances of a table training takes, and why it leaves the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from speech_exp.data.cuts import REFUSALS, CutTable
+from speech_exp.data.recordings import Dropped
+
+_NAMED = 1000  # utterances named of each reason; a corpus may hold millions of them
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of training utterances; validation and test are never cut down, or their metrics would be others.
+
+    Args:
+        min_s, max_s: shortest and longest.
+        max_frames: longest in frames, None for no such limit. An utterance is left out as a whole: a transcript never
+            stays with audio that was cut.
+    """
+
+    min_s: float
+    max_s: float
+    max_frames: int | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_s < self.max_s:
+            raise ValueError(
+                f"dataset.limits.min_s={self.min_s} and max_s={self.max_s}: expected 0 <= min_s < max_s, change dataset.limits.max_s"
+            )
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(
+                f"dataset.limits.max_frames={self.max_frames}: expected at least 1, change dataset.limits.max_frames"
+            )
+
+    def choose(
+        self, table: CutTable, sample_rate_hz: int, fewest_U: np.ndarray, most_U: np.ndarray, frames_per_state: int
+    ) -> tuple[np.ndarray, list[Dropped]]:
+        """Positions of the utterances to learn, and the others with their reason.
+
+        Args:
+            fewest_U, most_U: frames of each utterance at the highest and at the lowest speed.
+            frames_per_state: frames that the encoder makes one of.
+        """
+        seconds_U = table.samples_U / sample_rate_hz
+        reasons = {
+            **{reason: table.refusal_U == code for code, reason in enumerate(REFUSALS) if code},
+            f"shorter than dataset.limits.min_s={self.min_s:g}": seconds_U < self.min_s,
+            f"longer than dataset.limits.max_s={self.max_s:g}": seconds_U > self.max_s,
+            "more characters than its frames can carry after the encoder's downsampling": table.needed_U
+            > -(-fewest_U // frames_per_state),
+        }
+        if self.max_frames is not None:
+            reasons[f"longer than dataset.limits.max_frames={self.max_frames}"] = most_U > self.max_frames
+        usable_U, dropped = np.ones(len(table), dtype=bool), []
+        for reason, refused_U in reasons.items():
+            dropped += _named(table, np.flatnonzero(refused_U & usable_U), reason)
+            usable_U &= ~refused_U
+        return np.flatnonzero(usable_U), dropped
+
+
+def speech(table: CutTable, part: str) -> tuple[np.ndarray, list[Dropped]]:
+    """Positions of what is scored of a part: all but the segments that hold a garbage tag, as the release's recipes do."""
+    for code, reason in enumerate(REFUSALS):
+        if code > 1 and len(found := np.flatnonzero(table.refusal_U == code)):
+            raise ValueError(f"{part} utterance {table.id(int(found[0]))} has {reason}: mend its text_tn in GigaSpeech.json")
+    garbage_N = np.flatnonzero(table.refusal_U == 1)
+    return np.flatnonzero(table.refusal_U == 0), _named(table, garbage_N, REFUSALS[1])
+
+
+def _named(table: CutTable, numbers_N: np.ndarray, reason: str) -> list[Dropped]:
+    named = [Dropped(table.id(int(number)), reason) for number in numbers_N[:_NAMED]]
+    more = len(numbers_N) - len(named)
+    return [*named, Dropped(f"and {more:,} more", reason)] if more else named
