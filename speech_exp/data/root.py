@@ -8,6 +8,7 @@ from pathlib import Path
 import platformdirs
 
 DATA_VARIABLE = "SPEECH_EXP_DATA"
+_PREPARE = "download it with action=prepare dataset={name} (dataset=digits_demo needs no download)"
 
 
 def user_cache() -> Path:
@@ -24,14 +25,14 @@ def candidate_roots(name: str, root: str | None) -> list[Path]:
     return [*places, user_cache() / "datasets" / name]
 
 
-def find_root(name: str, root: str | None, content: str) -> Path:
-    """First candidate root that holds the folder `content`."""
+def find_root(name: str, root: str | None, content: str, remedy: str = _PREPARE) -> Path:
+    """First candidate root that holds the file or folder `content`; `remedy` ends the message where none does."""
     candidates = candidate_roots(name, root)
     for candidate in candidates:
-        if (candidate / content).is_dir():
+        if (candidate / content).exists():
             return candidate
     looked = " or ".join(str(candidate / content) for candidate in candidates)
     raise ValueError(
         f"dataset={name} was not found at {looked}: set dataset.root=FOLDER, or {DATA_VARIABLE} to the folder that holds "
-        f"{name}/, or download it with action=prepare dataset={name} (dataset=digits_demo needs no download)"
+        f"{name}/, or {remedy.format(name=name)}"
     )
