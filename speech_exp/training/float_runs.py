@@ -14,7 +14,7 @@ FLOAT_TASKS = ("A", "B1")
 _SAME = {
     "dataset": ("root",),
     "features": (),
-    "encoder": (),
+    "encoder": ("checkpoint_activations",),
     "model": ("hidden_size", "algorithm"),
     "objective": ("dropout", "label_smoothing", "select_by"),
 }

@@ -21,7 +21,13 @@ ATTENTION = ["full", "window", "off"]
 # float64 leaves rounding of about 1e-16 an operation, a few thousand operations a value, values of order one.
 TOLERANCE = 1e-11
 LENGTHS = [5, 1, 33, 12]
-SIZES = {"dropout": 0.0, "width": 8, "attention_heads": 2, "attention_window": 2}  # in blocks with 17 frames
+SIZES = {
+    "dropout": 0.0,
+    "width": 8,
+    "attention_heads": 2,
+    "attention_window": 2,
+    "checkpoint_activations": False,
+}  # in blocks with 17 frames
 
 
 def encoder(
@@ -179,7 +185,7 @@ def test_attention_off_leaves_the_sublayer_out():
 def test_the_residual_stream_keeps_its_size_at_the_start():
     """Branches together are of the size of what they are added to, so no block drowns the others (eight blocks)."""
     torch.manual_seed(3)
-    made = AsrEncoder(40, lambda width: GRU(width, 64), False, 8, 0.0, 64, 2, "full", 4, 16)
+    made = AsrEncoder(40, lambda width: GRU(width, 64), False, 8, 0.0, 64, 2, "full", 4, 16, False)
     growths = []
     for block in made.blocks:
         block.register_forward_hook(lambda _, given, x: growths.append((x.std() / given[0].std()).item()))
@@ -214,6 +220,62 @@ def test_it_compiles_and_runs_in_bf16(cell, attention):
     # Rounding of 2^-9 relative in each of some twenty products of order one, adding up at random.
     error = (states_BTH[heard_BT] - expected_NH).square().mean().sqrt()
     assert error < 20**0.5 * 2**-8
+
+
+def loss_and_gradients(made: nn.Module, bf16: bool = False) -> list[torch.Tensor]:
+    """Of the states' square over what is heard, with the same dropout on every call."""
+    features_BTF, lengths_B = padded(LENGTHS)
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        states_BTH, fewer_B = made(features_BTF.to(next(made.parameters()).dtype), lengths_B)
+    heard_BT = torch.arange(states_BTH.shape[1]) < fewer_B.unsqueeze(1)
+    loss = states_BTH[heard_BT].square().sum()
+    return [loss.detach(), *torch.autograd.grad(loss, list(made.parameters()))]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("cell", CELLS)
+def test_checkpointing_changes_no_bit(cell, attention, bf16):
+    ways = [
+        loss_and_gradients(encoder(cell, attention, dropout=0.3, checkpoint_activations=way).float(), bf16)
+        for way in (False, True)
+    ]
+    assert all(torch.equal(kept, computed_again) for kept, computed_again in zip(*ways, strict=True))
+
+
+def test_checkpointing_changes_nothing_in_evaluation():
+    made = encoder("lmu", "full", dropout=0.3, checkpoint_activations=True).eval()
+    with_gradients = made(*padded(LENGTHS))[0]
+    with torch.no_grad():
+        torch.testing.assert_close(made(*padded(LENGTHS))[0], with_gradients, rtol=0, atol=0)
+    with_gradients.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_checkpointing_keeps_one_activation_a_block(cell):
+    """What a further block keeps for the backward pass: its input, and the state of the generator of dropout."""
+
+    def kept_bytes(num_layers: int, checkpoint_activations: bool) -> int:
+        made = encoder(cell, "full", num_layers=num_layers, dropout=0.3, checkpoint_activations=checkpoint_activations)
+        weights = {parameter.untyped_storage().data_ptr() for parameter in made.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            states_BTH, _ = made(*padded(LENGTHS))
+        assert states_BTH.requires_grad  # the graph and all it keeps lived until here
+        return sum(kept.values())
+
+    input_bytes = 4 * 17 * 8 * 8  # utterances, frames after downsampling, width, bytes of a float64
+    assert kept_bytes(3, True) - kept_bytes(2, True) == input_bytes
+    assert kept_bytes(3, False) - kept_bytes(2, False) > 10 * input_bytes
 
 
 @pytest.mark.parametrize(
