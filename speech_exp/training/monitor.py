@@ -1,0 +1,73 @@
+"""What training takes of the device: peak memory, and how busy a GPU is."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+
+import torch
+
+SAMPLE_S = 1.0  # the driver itself averages over up to a second
+
+
+class DeviceMonitor:
+    """Memory and use of `device`, as columns of the history.
+
+    A GPU is asked once a second, by a thread of its own, which ends with `close` or with this object. Where the driver
+    cannot be asked (`nvidia-ml-py`, the extra "gpu", is missing), the column `gpu_utilisation` is left out.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._samples: list[float] = []
+        self._closed = threading.Event()
+        if device.type != "cuda":
+            return
+        torch.cuda.reset_peak_memory_stats(device)
+        if _gpu_utilisation(device) is not None:
+            sampler = threading.Thread(target=_sample, args=(device, self._samples, self._closed), daemon=True)
+            sampler.start()
+            weakref.finalize(self, self._closed.set)
+
+    def epoch_values(self) -> dict[str, float]:
+        """Since the last call: on a GPU `gpu_memory_gb`, the peak of what torch held (GB = 1e9 bytes), and
+        `gpu_utilisation`, the mean share of time in percent in which any kernel ran; on a CPU `memory_gb`, the peak of
+        the process's resident set, which only the start of the process resets.
+        """
+        if self.device.type != "cuda":
+            return _resident_peak()
+        values = {"gpu_memory_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
+        torch.cuda.reset_peak_memory_stats(self.device)
+        if samples := self._samples[:]:
+            del self._samples[: len(samples)]  # the thread may have appended meanwhile
+            values["gpu_utilisation"] = sum(samples) / len(samples)
+        return values
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+def _sample(device: torch.device, samples: list[float], closed: threading.Event) -> None:
+    """Holds no reference to the monitor, so that the monitor's end can end it."""
+    while not closed.wait(SAMPLE_S):
+        if (percent := _gpu_utilisation(device)) is not None:
+            samples.append(percent)
+
+
+def _gpu_utilisation(device: torch.device) -> float | None:
+    """Percent, or None where the driver cannot be asked."""
+    try:
+        return float(torch.cuda.utilization(device))
+    except Exception:  # no nvidia-ml-py, no driver library, a part of a GPU (MIG): its errors share no nearer base
+        return None
+
+
+def _resident_peak() -> dict[str, float]:
+    """Nothing on Windows, which does not count it in Python."""
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return {"memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e9}

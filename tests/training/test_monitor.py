@@ -1,0 +1,106 @@
+"""Columns of the history that tell of the device; the GPU is a stand-in with torch.cuda's functions."""
+
+import gc
+import threading
+import time
+
+import pytest
+import torch
+
+from speech_exp.training import monitor
+from speech_exp.training.monitor import DeviceMonitor
+
+GPU = torch.device("cuda", 0)
+
+
+class FakeGpu:
+    """Peak memory as torch.cuda counts it, and a driver that answers one number after the other, then the last again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, answers: list[int | Exception]) -> None:
+        self.peak_bytes, self.asked, self.answers = 0, 0, answers
+        patch.setattr(torch.cuda, "max_memory_allocated", lambda _: self.peak_bytes)
+        patch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+        patch.setattr(torch.cuda, "utilization", self.utilization)
+        patch.setattr(monitor, "SAMPLE_S", 0.001)
+
+    def reset(self, device: torch.device) -> None:
+        self.peak_bytes = 0
+
+    def utilization(self, device: torch.device) -> int:
+        self.asked += 1
+        answer = self.answers[min(self.asked, len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def wait_for(self, asked: int) -> None:
+        """An answer is stored before the next question, so one more is waited for."""
+        deadline = time.monotonic() + 10
+        while self.asked <= asked and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+
+def test_the_peak_of_a_gpu_is_that_since_the_last_call(monkeypatch):
+    gpu = FakeGpu(monkeypatch, [50])
+    gpu.peak_bytes = 9_000_000_000  # of before the monitor
+    watched = DeviceMonitor(GPU)
+    gpu.peak_bytes = 2_500_000_000
+    assert watched.epoch_values()["gpu_memory_gb"] == 2.5
+    gpu.peak_bytes = 1_000_000_000
+    assert watched.epoch_values()["gpu_memory_gb"] == 1.0
+    watched.close()
+
+
+def test_utilisation_is_the_mean_of_the_samples_since_the_last_call(monkeypatch):
+    """The first question only finds out whether the driver can be asked."""
+    gpu = FakeGpu(monkeypatch, [0, 20, 40, 60, 90])
+    watched = DeviceMonitor(GPU)
+    gpu.wait_for(4)
+    first = watched.epoch_values()["gpu_utilisation"]
+    assert 40 <= first < 90  # 20, 40, 60, and what came by then of the answers 90
+    gpu.wait_for(gpu.asked + 2)
+    watched.epoch_values()
+    gpu.wait_for(gpu.asked + 2)
+    assert watched.epoch_values()["gpu_utilisation"] == 90
+    watched.close()
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("nvidia-ml-py"), RuntimeError("no driver")])
+def test_without_a_driver_to_ask_the_column_is_left_out(monkeypatch, error):
+    gpu = FakeGpu(monkeypatch, [error])
+    threads = threading.active_count()
+    assert DeviceMonitor(GPU).epoch_values() == {"gpu_memory_gb": 0.0}
+    assert threading.active_count() == threads
+    assert gpu.asked == 1
+
+
+def test_a_driver_that_falls_silent_leaves_the_column_out(monkeypatch):
+    gpu = FakeGpu(monkeypatch, [30, RuntimeError("GPU is lost")])
+    watched = DeviceMonitor(GPU)
+    gpu.wait_for(3)
+    assert "gpu_utilisation" not in watched.epoch_values()
+    watched.close()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_thread_ends_with_the_monitor(monkeypatch, closed):
+    FakeGpu(monkeypatch, [50])
+    before = set(threading.enumerate())
+    watched = DeviceMonitor(GPU)
+    (thread,) = set(threading.enumerate()) - before
+    if closed:
+        watched.close()
+    del watched
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_the_memory_of_a_cpu_is_the_peak_of_the_process():
+    watched = DeviceMonitor(torch.device("cpu"))
+    before_gb = watched.epoch_values()["memory_gb"]
+    filled = torch.ones(75_000_000)  # 0.3 GB
+    grown_gb = watched.epoch_values()["memory_gb"]
+    del filled
+    assert watched.epoch_values()["memory_gb"] >= grown_gb
+    assert 0.05 < before_gb <= grown_gb < 50
