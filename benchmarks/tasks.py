@@ -18,7 +18,7 @@ import torch
 from training import CONF, experiment
 
 from speech_exp.tasks.dynamic import dynamic_int8
-from speech_exp.tasks.integer.network import convert
+from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.task import calibration_batches
 
 APPROACHES = sorted(path.stem for path in (CONF / "c_approach").glob("*.yaml"))

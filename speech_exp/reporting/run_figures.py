@@ -14,7 +14,7 @@ from speech_exp.data.batches import Batch, Utterances
 from speech_exp.features.mfcc import FeatureExtractor
 from speech_exp.models.asr_encoder import AsrEncoder
 from speech_exp.objectives.classification import ClassEvaluation, ClassificationNetwork
-from speech_exp.objectives.ctc import CtcEvaluation, CtcNetwork
+from speech_exp.objectives.ctc import CtcEvaluation, CtcOutput
 from speech_exp.objectives.objective import Evaluation, Network, device_of
 from speech_exp.reporting import files
 from speech_exp.reporting.figures.confusion import confusion_matrix
@@ -77,11 +77,11 @@ def draw_recording(
     features_figure(
         waveform_N, extractor.sample_rate_hz, features_TF, extractor.hop_s, title, folder / "features.png", extractor.feature_names
     )  # fmt: skip
-    if not isinstance(network, CtcNetwork):
-        _draw_occlusion(folder, network, batch, extractor, f"{title}, class {class_names[int(batch.targets[0])]}")
-        return
     with torch.no_grad():
         output = network.eval()(batch.features_BTF, batch.lengths_B)
+    if not isinstance(output, CtcOutput):
+        _draw_occlusion(folder, network, batch, extractor, f"{title}, class {class_names[int(batch.targets[0])]}")
+        return
     posterior_TV = output.logits_BTV[0].float().softmax(-1).cpu().numpy()
     step_s = extractor.hop_s * max(1, round(len(features_TF) / len(posterior_TV)))
     posterior_figure(

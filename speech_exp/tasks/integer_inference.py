@@ -11,18 +11,17 @@ from torch import nn
 
 from speech_exp.data.batches import Batch, Utterances
 from speech_exp.models.layer import LayerSize
-from speech_exp.objectives.classification import ClassificationNetwork
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.tasks.budget import Budget, float_network
 from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.dynamic import dynamic_bytes, dynamic_int8
+from speech_exp.tasks.integer.conversion import convert, from_state, integer_form
 from speech_exp.tasks.integer.fake import FakeQuantized
-from speech_exp.tasks.integer.network import IntegerNetwork, convert, from_state
+from speech_exp.tasks.integer.form import IntegerForm, IntegerPart
 from speech_exp.tasks.integer.proof import integer_operations
 from speech_exp.tasks.storage import Stored, float_bytes
 from speech_exp.tasks.task import Certificate, CertificateError, Phase, calibration_batches
 
-_ACCUMULATOR_LIMIT = 2**31
 _PROBE_UTTERANCES, _PROBE_FRAMES = 3, 9
 
 
@@ -41,7 +40,6 @@ class IntegerInference(Budget):
     """
 
     name = "B2"
-    constrained = ("convolution", "recurrent", "pooling", "linear")
 
     def __init__(
         self,
@@ -66,6 +64,7 @@ class IntegerInference(Budget):
         self.float_checkpoint, self.distillation = float_checkpoint, distillation
         self._fake: FakeQuantized | None = None
         self._train: Utterances | None = None
+        self._promise = ""
 
     def layer_bytes(self, size: LayerSize) -> int:
         return size.bytes(weight=1, bias=4, fixed=2) if self.expand_to_budget else size.bytes()
@@ -73,7 +72,7 @@ class IntegerInference(Budget):
     def constraint_lines(self) -> list[str]:
         lines = [
             *super().constraint_lines(),
-            "INT8 weights, integers alone from input codes to logits",
+            self._promise,
             f"{self.qat_epochs} quantisation-aware epochs" if self.qat_epochs else "converted after training",
         ]
         return [*lines, "distilled from a float teacher"] if self.distillation else lines
@@ -85,11 +84,11 @@ class IntegerInference(Budget):
         return floats + faked
 
     def begin_phase(self, network: Network, phase: Phase, train: Utterances, seed: int) -> None:
-        IntegerNetwork(_classifier(network))  # what has no integer form is refused before it is trained
+        integer_form(network)  # a layer that has none is refused before it is trained
         if phase.lr is not None:
             self.reference = copy.deepcopy(network)
             self._train = train
-            self._fake = FakeQuantized(_classifier(network), calibration_batches(train))
+            self._fake = FakeQuantized(network, calibration_batches(train))
 
     def loss(self, objective: Objective, network: nn.Module, batch: Batch) -> torch.Tensor:
         if self._fake is None:
@@ -101,7 +100,7 @@ class IntegerInference(Budget):
 
     def candidate(self, network: Network, epoch: int) -> nn.Module | None:
         if self._train is not None:
-            return convert(_classifier(network), calibration_batches(self._train))
+            return self._converted(network, self._train)
         return None if self.qat_epochs else network
 
     def stage(self, epoch: int) -> str:
@@ -113,36 +112,27 @@ class IntegerInference(Budget):
         return not self.qat_epochs or self._fake is not None
 
     def deployable(self, network: nn.Module, train: Utterances) -> nn.Module:
-        if isinstance(network, IntegerNetwork):
+        if isinstance(network, IntegerForm):
             return network
         self.reference = float_network(network)
-        return convert(_classifier(self.reference), calibration_batches(train))
+        return self._converted(self.reference, train)
 
     def restore(self, network: Network, state: Mapping[str, torch.Tensor]) -> nn.Module:
-        return from_state(_classifier(network), state)
+        return from_state(network, state)
 
     def certify(self, deployed: nn.Module) -> Certificate:
-        """Bytes, accumulators, and a run on random codes in which any floating-point operation is an error."""
-        assert isinstance(deployed, IntegerNetwork)
+        """Bytes, accumulators, and runs on random codes in which any floating-point operation is an error."""
+        assert isinstance(deployed, IntegerForm)
         budget = super().certify(deployed)
-        bounds = deployed.accumulator_bounds()
-        over = {name: bound for name, bound in bounds.items() if bound >= _ACCUMULATOR_LIMIT}
-        if over:
-            raise CertificateError(f"accumulators that could overflow int32: {', '.join(over)}")
-        generator = torch.Generator().manual_seed(0)
-        codes_BTF = torch.randint(
-            -127,
-            128,
-            (_PROBE_UTTERANCES, _PROBE_FRAMES, deployed.input_scale.numel()),
-            generator=generator,
-            dtype=torch.int8,
-        )
-        lengths_B = torch.tensor([_PROBE_FRAMES, 1, _PROBE_FRAMES // 2])
-        operations = integer_operations(deployed, codes_BTF, lengths_B)
+        try:
+            deployed.check()
+            operations = sum(map(_operations_on_random_codes, deployed.integer_parts().values()))
+        except ValueError as error:
+            raise CertificateError(str(error)) from None
         details: dict[str, Any] = {
             **budget.details,
             "integer_operations": operations,
-            "accumulator_bounds": bounds,
+            "accumulator_bounds": deployed.accumulator_bounds(),
             "integer_layers": deployed.covered(),
             "float_parts": deployed.float_parts(),
             "spectral_radii": deployed.spectral_radii(),
@@ -150,12 +140,17 @@ class IntegerInference(Budget):
         return Certificate("integer_only", True, operations, details)
 
     def stored(self, deployed: nn.Module) -> Stored:
-        assert isinstance(deployed, IntegerNetwork)
+        assert isinstance(deployed, IntegerForm)
         layers, total = deployed.recurrent_layer_bytes(), deployed.model_bytes()
         return Stored(layers, total, 8.0, total, layers)
 
+    def _converted(self, network: Network, train: Utterances) -> IntegerForm:
+        converted = convert(network, calibration_batches(train))
+        self.constrained, self._promise = converted.constrained, converted.promise
+        return converted
+
     def engines(self, deployed: nn.Module) -> dict[str, tuple[nn.Module, int]]:
-        assert isinstance(deployed, IntegerNetwork)
+        assert isinstance(deployed, IntegerForm)
         assert self.reference is not None, "engines stand side by side where the float network is at hand"
         on_cpu = copy.deepcopy(self.reference).cpu()
         return {
@@ -165,9 +160,9 @@ class IntegerInference(Budget):
         }
 
 
-def _classifier(network: Network) -> ClassificationNetwork:
-    if not isinstance(network, ClassificationNetwork):
-        raise ValueError(
-            "task=B2 has integer forms of classification networks only: set objective=classification or task=B1"
-        )
-    return network
+def _operations_on_random_codes(part: IntegerPart) -> int:
+    generator = torch.Generator().manual_seed(0)
+    shape = (_PROBE_UTTERANCES, _PROBE_FRAMES, part.features)
+    codes_BTF = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+    lengths_B = torch.tensor([_PROBE_FRAMES, 1, _PROBE_FRAMES // 2])
+    return integer_operations(part.compute, codes_BTF, lengths_B)

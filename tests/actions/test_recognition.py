@@ -100,19 +100,6 @@ def test_powers_of_two_with_a_teacher_on_recognition(run, act, tmp_path, c_appro
     assert "encoder.norm.weight" in found["certificate"]["details"]["exempt"]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (DATA, "task=B2 has integer forms of classification networks only"),
-        (("dataset=digits_demo", "encoder=asr_small"), "the integer engine covers the compact encoder"),
-    ],
-)
-def test_what_has_no_integer_form_is_refused_before_training(act, tmp_path, overrides, expected):
-    with pytest.raises(ValueError, match=expected):
-        act(tmp_path, *overrides, *TINY, "task=B2")
-    assert not (tmp_path / "history.csv").exists()
-
-
 def test_the_attention_encoder_classifies_too(act, tmp_path):
     act(tmp_path, "dataset=digits_demo", "encoder=asr_small", *TINY, "task=C", "task.start_epoch=1", "model=lmu")
     assert results(tmp_path)["encoder"] == "asr_small"

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from speech_exp.data.batches import Batch
 from speech_exp.models.lmu import LMU
-from speech_exp.objectives.classification import ClassificationNetwork
-from speech_exp.tasks.integer import equations
+from speech_exp.objectives.objective import Network
 from speech_exp.tasks.integer.cells import Ranges
 from speech_exp.tasks.integer.equations import Product, Scale
+from speech_exp.tasks.integer.rounded import rounded
 
 
 class Watching:
@@ -44,13 +44,13 @@ class Watching:
 
 
 @torch.no_grad()
-def observe(network: ClassificationNetwork, batches: Iterable[Batch]) -> Ranges:
+def observe(network: Network, batches: Iterable[Batch]) -> Ranges:
     """Ranges at the named points, float32 on the CPU; the network is unchanged."""
     still = copy.deepcopy(network).float().eval()
     watching = Watching()
-    device = still.output.weight.device
+    device, watched = still.output.weight.device, rounded(still, watching)
     for batch in batches:
-        equations.logits(still, batch.features_BTF.to(device), batch.lengths_B.to(device), watching)
+        watched(batch.features_BTF.to(device), batch.lengths_B.to(device))
     if not watching.ranges:
         raise ValueError("calibration got no batch: give at least one training batch")
     return {name: range_X.cpu() for name, range_X in watching.ranges.items()}

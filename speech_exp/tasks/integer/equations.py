@@ -9,7 +9,7 @@ Shape letters: B batch, T frames, F features, D layer input, C memory channels, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from speech_exp.models.layer import Bidirectional, RecurrentLayer, frame_at, rev
 from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.objective import Network
 from speech_exp.tasks.integer.cells import HIDDEN_SCALE
 from speech_exp.tasks.integer.rules import (
     INT8_LIMIT,
@@ -61,12 +62,28 @@ class Rounding(Protocol):
         """A and B."""
 
 
+def has_integer_parts_only(network: Network) -> TypeGuard[ClassificationNetwork]:
+    """Whether each part of the network has an integer form: classifiers over the compact encoder."""
+    return isinstance(network, ClassificationNetwork) and isinstance(network.encoder, CompactEncoder)
+
+
+def states(
+    layer: RecurrentLayer, name: str, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor, rounding: Rounding
+) -> torch.Tensor:
+    """(B, T, H) of one recurrent layer between parts that compute in float."""
+    valid_BT = torch.arange(inputs_BTD.shape[1], device=lengths_B.device) < lengths_B.unsqueeze(1)
+    rounding.watch(f"{name}.input", inputs_BTD[valid_BT])
+    scale = rounding.narrow_scale(f"{name}.input")
+    codes_BTD = rounding.codes(inputs_BTD, scale, INT8_LIMIT)
+    return _layer(layer, name, codes_BTD, lengths_B, valid_BT, scale, rounding)
+
+
 def logits(
     network: ClassificationNetwork, features_BTF: torch.Tensor, lengths_B: torch.Tensor, rounding: Rounding
 ) -> torch.Tensor:
     """(B, V)."""
     encoder = network.encoder
-    assert isinstance(encoder, CompactEncoder), "IntegerNetwork refuses others"
+    assert isinstance(encoder, CompactEncoder), "others are rounded in their recurrent layers alone"
     valid_BT = torch.arange(features_BTF.shape[1], device=lengths_B.device) < lengths_B.unsqueeze(1)
     rounding.watch("input", features_BTF[valid_BT])
     scale = rounding.narrow_scale("input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,12 @@ from torch import nn
 
 from speech_exp.data.batches import Batch
 from speech_exp.models.lmu import LMU
-from speech_exp.objectives.classification import ClassificationNetwork
-from speech_exp.tasks.integer import equations, scheme
+from speech_exp.objectives.objective import Network
+from speech_exp.tasks.integer import scheme
 from speech_exp.tasks.integer.calibration import observe
 from speech_exp.tasks.integer.cells import Ranges
 from speech_exp.tasks.integer.equations import Product, Scale
+from speech_exp.tasks.integer.rounded import rounded
 from speech_exp.tasks.integer.rules import INT8_LIMIT, TANH_INPUT_BITS
 
 
@@ -67,19 +69,16 @@ class FakeQuantized(nn.Module):
     their tables. Batch normalisation of a front keeps its running statistics.
     """
 
-    def __init__(self, network: ClassificationNetwork, batches: Iterable[Batch]) -> None:
+    def __init__(self, network: Network, batches: Iterable[Batch]) -> None:
         super().__init__()
-        self.network = network
-        self._points: list[str] = []
-        for number, (point, range_X) in enumerate(observe(network, batches).items()):
-            self._points.append(point)
-            self.register_buffer(f"range_{number}", range_X.to(network.output.weight.device))
+        device = network.output.weight.device
+        ranges = {point: range_X.to(device) for point, range_X in observe(network, batches).items()}
+        self.faked = rounded(network, Faked(ranges))
 
-    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """float32 logits (B, V)."""
-        ranges = {point: self.get_buffer(f"range_{number}") for number, point in enumerate(self._points)}
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> Any:
+        """What the network gives, in float32."""
         with torch.autocast(features_BTF.device.type, enabled=False):  # codes are finer than 16-bit floats
-            return equations.logits(self.network, features_BTF.float(), lengths_B, Faked(ranges))
+            return self.faked(features_BTF.float(), lengths_B)
 
 
 def _per_feature(x: torch.Tensor, scale: torch.Tensor, axis: int, limit: int) -> torch.Tensor:

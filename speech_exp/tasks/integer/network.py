@@ -5,23 +5,15 @@ Shape letters: B batch, T frames, F features, D layer input, H encoder output, V
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch
-from speech_exp.models.encoder import CompactEncoder, ConvolutionFront
-from speech_exp.models.layer import Bidirectional, RecurrentLayer
-from speech_exp.models.lmu import LMU
-from speech_exp.models.recurrent import GRU, LSTM
-from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.models.encoder import ConvolutionFront
+from speech_exp.objectives.objective import Network
 from speech_exp.tasks.integer import rules, scheme
-from speech_exp.tasks.integer.calibration import observe
-from speech_exp.tasks.integer.cells import IntegerBidirectional, IntegerGRU, IntegerLayer, IntegerLSTM, Ranges
-from speech_exp.tasks.integer.equations import folded_front, windows
-from speech_exp.tasks.integer.lmu import IntegerLMU
+from speech_exp.tasks.integer.cells import IntegerLayer, Ranges
+from speech_exp.tasks.integer.equations import folded_front, has_integer_parts_only, windows
+from speech_exp.tasks.integer.form import IntegerForm, IntegerPart, integer_layer
 from speech_exp.tasks.integer.parts import IntegerLinear, IntegerProduct, Requantization
 from speech_exp.tasks.integer.pooling import IntegerPooling
 from speech_exp.tasks.integer.rules import INT8_LIMIT, saturate8
@@ -46,26 +38,24 @@ class IntegerFront(nn.Module):
         self.filters.load(weight_CFW.flatten(1), bias_C, scale_F.repeat_interleave(self.width), scale_C)
 
 
-class IntegerNetwork(nn.Module):
-    """int8 feature codes to int32 logits of one common scale; runs on the CPU, whatever device features come from.
+class IntegerNetwork(IntegerForm):
+    """A classifier over the compact encoder: int8 feature codes to int32 logits of one common scale.
 
     Every layer's int16 states become int8 codes, by requantisation and saturate8, where the next layer's product reads
     them; pooling works on int16 states and its result becomes int8 for the output layer.
     """
 
+    constrained = ("convolution", "recurrent", "pooling", "linear")
+    promise = "INT8 weights, integers alone from input codes to logits"
     input_scale: torch.Tensor
     output_scale: torch.Tensor
 
-    def __init__(self, network: ClassificationNetwork) -> None:
+    def __init__(self, network: Network) -> None:
         """`network` gives the topology only; all codes are 0 until `load` or `load_state_dict`."""
         super().__init__()
+        assert has_integer_parts_only(network), "others are a MixedNetwork"
         encoder = network.encoder
-        if not isinstance(encoder, CompactEncoder):
-            raise ValueError(
-                f"the integer engine covers the compact encoder, this network has a {type(encoder).__name__}: "
-                "set encoder=compact"
-            )
-        layers = [_integer_layer(layer) for layer in encoder.recurrent_layers]
+        layers = [integer_layer(layer) for layer in encoder.recurrent_layers]
         self.register_buffer("input_scale", torch.ones(encoder.input_size))
         self.register_buffer("output_scale", torch.ones(()))
         self.front = None if encoder.front is None else IntegerFront(encoder.front)
@@ -75,13 +65,9 @@ class IntegerNetwork(nn.Module):
         self.pooled = Requantization(encoder.output_size)
         self.output = IntegerProduct(encoder.output_size, network.output.out_features, bias=True)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> IntegerNetwork:
-        """Stays as it is: `.to(...)` and `.half()` concern float networks."""
-        return self
-
     def quantize(self, features_BTF: torch.Tensor) -> torch.Tensor:
         """int8 codes: saturate8 of the nearest integer of feature / scale, one scale a feature."""
-        return saturate8(scheme.rounded(features_BTF.cpu().float() / self.input_scale))
+        return scheme.quantized(features_BTF.cpu(), self.input_scale)
 
     def integer_logits(self, codes_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """int8 codes and int64 lengths, at least 1, to int32 logits (B, V)."""
@@ -100,66 +86,33 @@ class IntegerNetwork(nn.Module):
         logits_BV = self.integer_logits(self.quantize(features_BTF), lengths_B.cpu())
         return (logits_BV * self.output_scale).to(features_BTF.device)
 
+    def integer_layers(self) -> dict[str, IntegerLayer]:
+        return {f"layers.{number}": layer for number, layer in enumerate(self.recurrent_layers)}
+
     @property
     def recurrent_layers(self) -> list[IntegerLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def recurrent_layer_bytes(self) -> list[int]:
-        """Bytes of each recurrent layer, all its directions: weights 1, biases 4, LMU's A and B 2, without scales."""
-        return [layer.stored_bytes() for layer in self.recurrent_layers]
+    def integer_parts(self) -> dict[str, IntegerPart]:
+        return {"network": IntegerPart(self.integer_logits, self.input_scale.numel())}
 
     def model_bytes(self) -> int:
-        """Everything a device stores: weights, biases, multipliers, shifts, scales and the tables in use."""
-        stored = sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
-        if any(layer.uses_tanh_table for layer in self.recurrent_layers):
-            stored += rules.TANH_TABLE.numel() * rules.TANH_TABLE.element_size()
-        if self.pooling.score is not None:
-            stored += rules.EXP2_TABLE.numel() * rules.EXP2_TABLE.element_size()
-        return stored
+        table = rules.EXP2_TABLE if self.pooling.score is not None else rules.EXP2_TABLE[:0]
+        return super().model_bytes() + table.numel() * table.element_size()
 
     def accumulator_bounds(self) -> dict[str, int]:
-        """Proven largest magnitude of each int32 accumulator, rounding terms included."""
-        bounds = {} if self.front is None else {"front": self.front.filters.product.bound()}
-        for number, layer in enumerate(self.recurrent_layers):
-            bounds |= {f"layers.{number}.{name}": bound for name, bound in layer.accumulator_bounds().items()}
-        bounds |= {f"pooling.{name}": bound for name, bound in self.pooling.accumulator_bounds().items()}
-        return bounds | {"output": self.output.bound()}
-
-    def spectral_radii(self) -> dict[str, float]:
-        """Of each linear memory as rounded, by its layer's name."""
-        return {
-            f"layers.{number}.{name}": radius
-            for number, layer in enumerate(self.recurrent_layers)
-            for name, radius in layer.spectral_radii().items()
-        }
+        front = {} if self.front is None else {"front": self.front.filters.product.bound()}
+        pooling = {f"pooling.{name}": bound for name, bound in self.pooling.accumulator_bounds().items()}
+        return {**front, **super().accumulator_bounds(), **pooling, "output": self.output.bound()}
 
     def covered(self) -> list[str]:
-        """The parts computed in integers."""
         front = [] if self.front is None else ["front"]
-        return [*front, *(f"layers.{number}" for number in range(len(self.layers))), "pooling", "output"]
+        return [*front, *self.integer_layers(), "pooling", "output"]
 
     def float_parts(self) -> list[str]:
-        """The parts that stay float: none."""
         return []
 
-    def check(self) -> None:
-        """That no accumulator can overflow, no memory grows, and every requantisation is within the rules."""
-        for name, module in self.named_modules():
-            if isinstance(module, Requantization | IntegerLSTM | IntegerLMU) and not module.is_within_rules():
-                raise ValueError(f"{name} of the integer model holds a multiplier or a shift outside the integer rules")
-        for name in ("input_scale", "output_scale"):
-            scale = self.get_buffer(name)
-            if not (torch.isfinite(scale) & (scale > 0)).all():
-                raise ValueError(f"{name} of the integer model is not positive")
-        for name, bound in self.accumulator_bounds().items():
-            if bound > rules.ACCUMULATOR_LIMIT:
-                raise ValueError(f"the accumulator {name} may reach {bound}, int32 ends at {rules.ACCUMULATOR_LIMIT}")
-        for name, radius in self.spectral_radii().items():
-            if not radius < 1:
-                raise ValueError(f"{name} has spectral radius {radius:.4f} in int16: change model.order or model.theta")
-
-    def load(self, network: ClassificationNetwork, ranges: Ranges) -> None:
-        """Takes over a float network of the same topology whose values have these ranges."""
+    def load(self, network: Network, ranges: Ranges) -> None:
         encoder = network.encoder
         scale = scheme.code_scale(ranges["input"], INT8_LIMIT).float().double()  # as it is stored
         self.input_scale.copy_(scale)
@@ -179,42 +132,3 @@ class IntegerNetwork(nn.Module):
         scale_V = scheme.row_scale(weight_VH, bias_V, common=True)
         self.output.load(weight_VH, bias_V, scale_V)
         self.output_scale.copy_(scale_V[0])
-
-
-@torch.no_grad()
-def convert(network: ClassificationNetwork, batches: Iterable[Batch]) -> IntegerNetwork:
-    """The integer form of a trained network, its ranges calibrated on these training batches; `network` is unchanged."""
-    converted = IntegerNetwork(network)
-    converted.load(network, observe(network, batches))
-    converted.check()
-    return converted
-
-
-def from_state(network: ClassificationNetwork, state: Mapping[str, torch.Tensor]) -> IntegerNetwork:
-    """The integer network whose `state_dict()` is `state`; `network` gives its topology only."""
-    built = IntegerNetwork(network)
-    expected = built.state_dict()
-    if missing := sorted(expected.keys() - state.keys()):
-        raise ValueError(f"the integer model lacks {', '.join(missing)}")
-    if unknown := sorted(state.keys() - expected.keys()):
-        raise ValueError(f"the integer model holds unknown entries {', '.join(unknown)}")
-    for name, wanted in expected.items():
-        given: Any = state[name]
-        if not isinstance(given, torch.Tensor) or given.dtype != wanted.dtype or given.shape != wanted.shape:
-            found = f"{given.dtype} {list(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
-            raise ValueError(f"{name} of the integer model is {found}, expected {wanted.dtype} {list(wanted.shape)}")
-    built.load_state_dict(dict(state))
-    built.check()
-    return built
-
-
-def _integer_layer(layer: RecurrentLayer) -> IntegerLayer:
-    if isinstance(layer, Bidirectional):
-        return IntegerBidirectional(_integer_layer(layer.forward_layer), _integer_layer(layer.backward_layer))
-    if isinstance(layer, GRU):
-        return IntegerGRU(layer.input_size, layer.hidden_size)
-    if isinstance(layer, LSTM):
-        return IntegerLSTM(layer.input_size, layer.hidden_size)
-    if isinstance(layer, LMU):
-        return IntegerLMU(layer)
-    raise ValueError(f"the integer engine knows gru, lstm and lmu, not {layer.name!r}: change model")

@@ -9,8 +9,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from speech_exp.tasks.integer.network import IntegerNetwork
-
 
 class FloatOperationError(ValueError):
     """An operation took or gave a number that is not an integer."""
@@ -43,8 +41,10 @@ class IntegersOnly(TorchDispatchMode):
                 raise FloatOperationError(f"integer inference is not: {func} {verb} the type {value}")
 
 
-def integer_operations(network: IntegerNetwork, codes_BTF: torch.Tensor, lengths_B: torch.Tensor) -> int:
-    """How many operations `network.integer_logits` consists of, all of them on integers; else `FloatOperationError`."""
+def integer_operations(
+    compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], codes_BTF: torch.Tensor, lengths_B: torch.Tensor
+) -> int:
+    """How many operations `compute` of codes and lengths consists of, all on integers; else `FloatOperationError`."""
     with IntegersOnly() as mode:
-        network.integer_logits(codes_BTF, lengths_B)
+        compute(codes_BTF, lengths_B)
     return mode.operations

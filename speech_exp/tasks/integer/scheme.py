@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from speech_exp.tasks.integer.rules import ACCUMULATOR_LIMIT, INT8_LIMIT, INT16_LIMIT
+from speech_exp.tasks.integer.rules import ACCUMULATOR_LIMIT, INT8_LIMIT, INT16_LIMIT, saturate8
 
 # The int16 codes of a state reach to this multiple of the largest magnitude seen in calibration: one bit of fifteen
 # buys room for recordings that are louder than those of training.
@@ -59,6 +59,11 @@ def row_scale(weight_OI: torch.Tensor, bias_O: torch.Tensor | None, common: bool
 def rounded(x: torch.Tensor) -> torch.Tensor:
     """The nearest integer, halves towards plus infinity, as the rules round."""
     return (x + 0.5).floor()
+
+
+def quantized(x: torch.Tensor, scale_X: torch.Tensor) -> torch.Tensor:
+    """int8 codes of real numbers (..., X): saturate8 of the nearest integer of x / scale, one float32 scale a feature."""
+    return saturate8(rounded(x.float() / scale_X))
 
 
 def fixed_point(ratio_O: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

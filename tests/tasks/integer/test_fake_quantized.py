@@ -8,8 +8,8 @@ from integer_networks import CELLS, batch, network
 
 from speech_exp.tasks.integer import equations
 from speech_exp.tasks.integer.calibration import Watching, observe
+from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.fake import Faked, FakeQuantized
-from speech_exp.tasks.integer.network import convert
 
 ROUNDING = 1e-5  # of float32 sums in another order, through a few layers
 

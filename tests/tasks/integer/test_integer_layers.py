@@ -5,7 +5,7 @@ import pytest
 import torch
 from integer_networks import CELLS, batch, network, random_codes
 
-from speech_exp.tasks.integer.network import convert
+from speech_exp.tasks.integer.conversion import convert
 
 LENGTHS = [4, 1, 6]
 LMU_ACTIVATIONS = {  # input activation, activation, feedback

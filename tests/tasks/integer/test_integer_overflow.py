@@ -6,7 +6,7 @@ from integer_networks import CELLS, batch, network, random_codes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speech_exp.tasks.integer import pooling as pooling_module
-from speech_exp.tasks.integer.network import convert
+from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.parts import IntegerLinear, IntegerProduct
 from speech_exp.tasks.integer.pooling import IntegerPooling
 

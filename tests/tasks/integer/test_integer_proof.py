@@ -5,7 +5,7 @@ import torch
 from integer_networks import CELLS, batch, network, random_codes
 
 from speech_exp.tasks.integer import rules
-from speech_exp.tasks.integer.network import convert
+from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.proof import FloatOperationError, integer_operations
 
 LENGTHS = torch.tensor([4, 1, 6])
@@ -16,7 +16,7 @@ LENGTHS = torch.tensor([4, 1, 6])
 def test_every_network_is_integer_only(name, pooling):
     for bidirectional, layers, front in ((False, 1, 0), (True, 2, 4)):
         converted = convert(network(name, bidirectional, layers, front, pooling), [batch([9, 4])])
-        assert integer_operations(converted, random_codes(3, 6), LENGTHS) > 100
+        assert integer_operations(converted.integer_logits, random_codes(3, 6), LENGTHS) > 100
 
 
 SMUGGLED = {
@@ -37,7 +37,7 @@ def test_a_smuggled_float_operation_is_found(smuggled, monkeypatch):
     honest = converted.layers[0].forward
     monkeypatch.setattr(converted.layers[0], "forward", lambda codes, lengths: smuggled(honest(codes, lengths)))
     with pytest.raises(FloatOperationError, match=r"aten\.\S+ (takes|gives) (a tensor of torch\.|the )"):
-        integer_operations(converted, random_codes(3, 6), LENGTHS)
+        integer_operations(converted.integer_logits, random_codes(3, 6), LENGTHS)
 
 
 def test_float_rules_are_found(monkeypatch):
@@ -46,7 +46,7 @@ def test_float_rules_are_found(monkeypatch):
         "speech_exp.tasks.integer.cells.tanh_code", lambda x: (x / 4096).tanh().mul(32767).to(torch.int16)
     )
     with pytest.raises(FloatOperationError, match=r"aten\.div"):
-        integer_operations(converted, random_codes(3, 6), LENGTHS)
+        integer_operations(converted.integer_logits, random_codes(3, 6), LENGTHS)
     assert rules.tanh_code(torch.tensor([4096], dtype=torch.int16)).item() == 24956  # 2^15 tanh(1)
 
 
@@ -54,4 +54,4 @@ def test_quantisation_itself_is_not_covered():
     converted = convert(network("gru"), [batch([9, 4])])
     converted.integer_logits = lambda codes, lengths: converted(codes.float(), lengths)
     with pytest.raises(FloatOperationError):
-        integer_operations(converted, random_codes(3, 6), LENGTHS)
+        integer_operations(converted.integer_logits, random_codes(3, 6), LENGTHS)

@@ -7,10 +7,12 @@ import torch
 from integer_networks import CELLS, batch, network, random_codes
 
 from speech_exp.models.encoder import CompactEncoder
+from speech_exp.models.layer import RecurrentLayer
 from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import ClassificationNetwork
-from speech_exp.tasks.integer.network import IntegerNetwork, convert, from_state
+from speech_exp.tasks.integer.conversion import convert, from_state
+from speech_exp.tasks.integer.network import IntegerNetwork
 
 
 def saved_and_loaded(converted: IntegerNetwork) -> dict[str, torch.Tensor]:
@@ -134,7 +136,12 @@ def test_conversion_leaves_the_network_as_it_was(name):
     assert all(parameter.grad is None for parameter in trained.parameters())
 
 
-def test_conversion_needs_batches_finite_values_and_a_known_encoder():
+class Strange(RecurrentLayer):
+    name = "strange"
+    forward = initial_state = step = None
+
+
+def test_conversion_needs_batches_finite_values_and_known_layers():
     with pytest.raises(ValueError, match="at least one training batch"):
         convert(network("gru"), [])
     diverged = network("gru")
@@ -143,8 +150,8 @@ def test_conversion_needs_batches_finite_values_and_a_known_encoder():
     with pytest.raises(ValueError, match="not finite"):
         convert(diverged, [batch([9])])
     strange = network("gru")
-    strange.encoder = torch.nn.Identity()
-    with pytest.raises(ValueError, match=r"this network has a Identity: set encoder=compact"):
+    strange.encoder.layers[0] = Strange(5, 7)
+    with pytest.raises(ValueError, match=r"knows gru, lstm and lmu, not 'strange': change model"):
         convert(strange, [batch([9])])
 
 

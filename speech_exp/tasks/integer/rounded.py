@@ -1,0 +1,47 @@
+"""A float network that rounds where its integer form does.
+
+Shape letters: B batch, T frames, D layer input, F features, H states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from speech_exp.models.layer import RecurrentLayer
+from speech_exp.objectives.objective import Network
+from speech_exp.tasks.integer import equations
+from speech_exp.tasks.integer.equations import Rounding, has_integer_parts_only
+from speech_exp.tasks.integer.substitution import recurrent_layers, substituted
+
+
+class _RoundedNetwork(nn.Module):
+    """All of a classification network of the compact encoder."""
+
+    def __init__(self, network: Network, rounding: Rounding) -> None:
+        super().__init__()
+        self.network, self.rounding = network, rounding
+
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> Any:
+        return equations.logits(self.network, features_BTF, lengths_B, self.rounding)  # type: ignore[arg-type]
+
+
+class _RoundedLayer(nn.Module):
+    """One recurrent layer between parts that compute in float."""
+
+    def __init__(self, layer: RecurrentLayer, name: str, rounding: Rounding) -> None:
+        super().__init__()
+        self.layer, self.name, self.rounding = layer, name, rounding
+
+    def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        return equations.states(self.layer, self.name, inputs_BTD, lengths_B, self.rounding)
+
+
+def rounded(network: Network, rounding: Rounding) -> nn.Module:
+    """`network`, sharing its parameters, with `rounding` at the points where its integer form rounds."""
+    if has_integer_parts_only(network):
+        return _RoundedNetwork(network, rounding)
+    layers = {name: _RoundedLayer(layer, name, rounding) for name, layer in recurrent_layers(network).items()}
+    return substituted(network, layers, shares=True)
