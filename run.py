@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from speech_exp.experiment import run
+from speech_exp.command_line import run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

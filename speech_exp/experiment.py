@@ -8,18 +8,14 @@ import copy
 import hashlib
 import inspect
 import json
-import sys
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from speech_exp.config_types import check_types
 from speech_exp.folder_names import sweep_subdir
@@ -27,7 +23,10 @@ from speech_exp.folder_names import sweep_subdir
 if TYPE_CHECKING:
     from torch import nn
 
-    from speech_exp.data.digits import Digits, LoadedDigits
+    from speech_exp.data.dataset import DataSet, Loaded
+    from speech_exp.data.digits import Digits
+    from speech_exp.data.gigaspeech import GigaSpeech
+    from speech_exp.data.strings import DigitStrings
     from speech_exp.features.assembly import Features
     from speech_exp.features.augment import SpecAugment
     from speech_exp.features.distortion import Variants
@@ -41,40 +40,9 @@ if TYPE_CHECKING:
 OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
 
 # Keys that say where things lie or what is done, and cannot change a result.
-_LOCATION_KEYS = ("dataset.root", "cache_dir", "trainer.device")
+_LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")
 _OWN_KEYS = ("checkpoint", "audio")  # of the actions that read a checkpoint
-_NOT_IN_HASH = ("dataset.root", "cache_dir", "dry_run", "action", "trainer.tensorboard")
-
-
-class UserError(CompactHydraException):
-    """What the user can mend; Hydra prints it as one line and exits with status 1."""
-
-
-def run(config: DictConfig) -> float | None:
-    """Carry out the config's action; its return value is what a sweep's optimiser reads."""
-    try:
-        hydra_config = HydraConfig.get()
-        choices = {
-            group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra/" not in group
-        }
-        experiment = Experiment(config, choices, Path(hydra_config.runtime.output_dir))
-        experiment.overrides = tuple(hydra_config.overrides.task)
-        return experiment.build("action")(experiment)
-    except (ValueError, OmegaConfBaseException) as error:
-        raise _for_user(error) from error
-    except KeyboardInterrupt:
-        print("stopped by the user; what was done is in the run folder", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _for_user(error: Exception) -> Exception:
-    """`error` as a `UserError` where this project raised it, for its text then speaks to the user; else itself."""
-    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-    trace = cause.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_here = trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("speech_exp")
-    return UserError(f"error: {cause}") if raised_here or isinstance(cause, OmegaConfBaseException) else error
+_NOT_IN_HASH = (*_LOCATION_KEYS[:-1], "dataset.password", "dataset.host", "dry_run", "action", "trainer.tensorboard")
 
 
 class Experiment:
@@ -112,11 +80,11 @@ class Experiment:
         return trainer
 
     @cached_property
-    def dataset(self) -> Digits:
+    def dataset(self) -> DataSet:
         return self.build("dataset")
 
     @cached_property
-    def loaded(self) -> LoadedDigits:
+    def loaded(self) -> Loaded:
         return self.dataset.load()
 
     @cached_property
@@ -225,30 +193,80 @@ class Experiment:
     @cached_property
     def features(self) -> Features:
         """Normalised features of all parts on the trainer's device; recordings dropped for bad audio are named."""
+        from speech_exp.data.digits import Digits
+        from speech_exp.data.gigaspeech import GigaSpeech
         from speech_exp.data.strings import DigitStrings
-        from speech_exp.features.assembly import assemble
-        from speech_exp.features.string_batches import assemble_strings
-        from speech_exp.objectives.text import to_ids
 
-        device, variants = self.trainer.runtime.device, self.variants
-        if self.trains and self.dataset.synthetic_voices and not variants:
+        started = time.perf_counter()
+        if isinstance(self.dataset, DigitStrings):
+            features = self._string_features(self.dataset)
+        elif isinstance(self.dataset, GigaSpeech):
+            features = self._cut_features(self.dataset)
+        else:
+            assert isinstance(self.dataset, Digits)
+            features = self._digit_features(self.dataset)
+        self.features_seconds = time.perf_counter() - started
+        return features
+
+    def _digit_features(self, dataset: Digits) -> Features:
+        from speech_exp.features.assembly import assemble
+
+        variants = self.variants
+        if self.trains and dataset.synthetic_voices and not variants:
             raise ValueError(
-                f"dataset.synthetic_voices={self.dataset.synthetic_voices} join training only where the augmentation makes "
+                f"dataset.synthetic_voices={dataset.synthetic_voices} join training only where the augmentation makes "
                 f"variants, got augment={self.choices['augment']}: set augment=strong or dataset.synthetic_voices=0"
+            )
+        if self.trains and self.config.augment.speeds:
+            raise ValueError(
+                f"augment.speeds={self.config.augment.speeds} change waveforms in the batch, dataset={dataset.name} "
+                f"holds features: set augment=strong, whose variants have other tempos, or augment.speeds=null"
             )
         description = {"extractor": self._description("features.extractor")}
         if variants:
             description["variants"] = self._description("augment.variants")
-        started = time.perf_counter()
-        if isinstance(self.dataset, DigitStrings):
-            rules = self.dataset.strings
-            features = assemble_strings(self.loaded, rules, self.extractor, self.normalizer, to_ids, device, variants)
-        else:
-            features = assemble(
-                self.loaded, self.extractor, description, self.normalizer, self.cache_folder, device, variants
-            )
-        self.features_seconds = time.perf_counter() - started
-        return features
+        return assemble(
+            self.loaded,
+            self.extractor,
+            description,
+            self.normalizer,
+            self.cache_folder,
+            self.trainer.runtime.device,
+            variants,
+        )
+
+    def _string_features(self, dataset: DigitStrings) -> Features:
+        from speech_exp.features.string_batches import assemble_strings
+        from speech_exp.objectives.text import to_ids
+
+        device = self.trainer.runtime.device
+        return assemble_strings(
+            self.loaded, dataset.strings, self.extractor, self.normalizer, to_ids, self._speeds, device, self.variants
+        )
+
+    def _cut_features(self, dataset: GigaSpeech) -> Features:
+        from speech_exp.features.cut_assembly import assemble_cuts
+        from speech_exp.objectives.text import to_ids
+
+        return assemble_cuts(
+            self.loaded,
+            dataset.limits,
+            self.extractor,
+            self._description("features.extractor"),
+            self.normalizer,
+            to_ids,
+            self.network.encoder.frames_per_state,
+            self._speeds,
+            dataset.workers,
+            self.trainer.runtime.device,
+        )
+
+    @property
+    def _speeds(self) -> list[float]:
+        """At which waveforms are heard in training; nothing else hears another speed."""
+        from speech_exp.features.speed import check_speeds
+
+        return check_speeds(list(self.config.augment.speeds or ()) if self.trains else None)
 
     @property
     def cache_folder(self) -> Path:
@@ -265,6 +283,8 @@ class Experiment:
         """The resolved config and the choices it was composed from, in plain Python values."""
         config = OmegaConf.to_container(self.config, resolve=True)
         assert isinstance(config, dict)
+        if "password" in config["dataset"]:
+            config["dataset"]["password"] = None  # a secret has no place in a run folder
         return {"choices": self.choices, "config": {str(key): value for key, value in config.items()}}
 
     def config_hash(self) -> str:

@@ -80,8 +80,7 @@ def _audio(_: Context) -> str:
 
 
 def _data(experiment: Context) -> str:
-    loaded = experiment.loaded
-    return f"{experiment.dataset.name}, {len(loaded.recordings):,} recordings"
+    return f"{experiment.dataset.name}, {experiment.loaded.summary}"
 
 
 def _cache(experiment: Context) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from speech_exp.data.digits import Digits, LoadedDigits
+from speech_exp.data.dataset import DataSet, Loaded
 from speech_exp.features.assembly import Features
 from speech_exp.features.augment import SpecAugment
 from speech_exp.features.mfcc import FeatureExtractor
@@ -29,9 +29,9 @@ class Context(Protocol):
     @property
     def trainer(self) -> Trainer: ...
     @property
-    def dataset(self) -> Digits: ...
+    def dataset(self) -> DataSet: ...
     @property
-    def loaded(self) -> LoadedDigits: ...
+    def loaded(self) -> Loaded: ...
     @property
     def extractor(self) -> FeatureExtractor: ...
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 from speech_exp.actions.context import Context
 from speech_exp.progress import print_table
 
+_SHOWN = 5  # dropped utterances; action=inspect and the run record name them all
+
 
 class Prepare:
     """Downloads what can be downloaded, verifies it, and computes the features into the cache."""
@@ -15,9 +17,10 @@ class Prepare:
         print_table(
             {
                 "data set": f"{experiment.dataset.name} at {root}",
-                "recordings": f"{len(loaded.recordings):,} of {len({r.speaker for r in loaded.recordings})} speakers",
+                "content": loaded.summary,
                 "parts": ", ".join(f"{len(part):,} {name}" for name, part in features.parts.items()),
-                "dropped": "; ".join(f"{item.id}: {item.reason}" for item in features.dropped) or "none",
+                "dropped": "; ".join(f"{item.id}: {item.reason}" for item in features.dropped[:_SHOWN]) or "none",
+                "dropped in all": f"{len(features.dropped):,}",
                 "SHA-256": loaded.fingerprint,
                 "feature cache": str(experiment.cache_folder),
             }

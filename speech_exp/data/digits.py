@@ -30,6 +30,10 @@ class LoadedDigits:
     sample_rate_hz: int
     synthetic_voices: int = 0
 
+    @property
+    def summary(self) -> str:
+        return f"{len(self.recordings):,} recordings of {len({one.speaker for one in self.recordings})} speakers"
+
     def waveform(self, position: int) -> np.ndarray:
         """Waveform (N,) float32 of recording `position`; `AudioError` where the file is bad."""
         return decode_recording(self.contents[position], self.recordings[position].path.name, self.sample_rate_hz)

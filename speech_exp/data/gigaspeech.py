@@ -19,6 +19,7 @@ from speech_exp.data.cuts import CutTable, TableWriter, import_lhotse, open_tabl
 from speech_exp.data.gigaspeech_release import HOW_TO_GET_IT, METADATA, Release
 from speech_exp.data.readers import RecordingReader, WaveformReader
 from speech_exp.data.root import candidate_roots, find_root, user_cache
+from speech_exp.data.selection import Limits
 from speech_exp.data.shards import SHARD_UTTERANCES, open_shards, shards_are_written, write_shards
 from speech_exp.progress import progress
 
@@ -43,6 +44,10 @@ class LoadedCuts:
     folder: Path
     storage: str
 
+    @property
+    def summary(self) -> str:
+        return ", ".join(f"{len(table):,} segments for {name}" for name, table in self.tables.items())
+
 
 class GigaSpeech:
     """One training subset with DEV for validation and TEST.
@@ -55,7 +60,8 @@ class GigaSpeech:
         storage: where waveforms are read: `audio` and `features` in the release's recordings, `shar` in shards.
         password: of the release, for `action=prepare` to download it, or None.
         host: server of the release, a name that speechcolab knows or a URL.
-        workers: processes that prepare.
+        workers: processes that prepare, and that read each part; 0 reads in the process that trains.
+        limits: of training utterances.
     """
 
     targets = "text"
@@ -75,6 +81,7 @@ class GigaSpeech:
         host: str,
         sample_rate_hz: int,
         workers: int,
+        limits: Limits,
     ) -> None:
         for key, value, choices in (
             ("subset", subset, ("xs", "s", "m", "l", "xl")),
@@ -87,6 +94,7 @@ class GigaSpeech:
                 raise ValueError(f"dataset.{key}={number}: expected at least {least}, change dataset.{key}")
         self.name, self.root, self.prepared, self.subset, self.storage = name, root, prepared, subset, storage
         self.password, self.host, self.sample_rate_hz, self.workers = password, host, sample_rate_hz, workers
+        self.limits = limits
         self._parts = {"train": subset, "validation": "dev", "test": "test"}
 
     def prepare(self) -> Path:

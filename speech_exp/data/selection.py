@@ -66,7 +66,9 @@ def speech(table: CutTable, part: str) -> tuple[np.ndarray, list[Dropped]]:
     """Positions of what is scored of a part: all but the segments that hold a garbage tag, as the release's recipes do."""
     for code, reason in enumerate(REFUSALS):
         if code > 1 and len(found := np.flatnonzero(table.refusal_U == code)):
-            raise ValueError(f"{part} utterance {table.id(int(found[0]))} has {reason}: mend its text_tn in GigaSpeech.json")
+            raise ValueError(
+                f"{part} utterance {table.id(int(found[0]))} has {reason}: mend its text_tn in GigaSpeech.json"
+            )
     garbage_N = np.flatnonzero(table.refusal_U == 1)
     return np.flatnonzero(table.refusal_U == 0), _named(table, garbage_N, REFUSALS[1])
 

@@ -123,7 +123,7 @@ class CutUtterances:
         return self._batches(self._cut(np.argsort(self.frames_U, kind="stable"), batch_size))
 
     def sample(self, batch_size: int) -> Iterator[Batch]:
-        return self._batches(self._cut(self._sampled(), batch_size))
+        return self._batches(self._cut(self.sampled(), batch_size))
 
     def batches(self, size: BatchSize) -> int:
         return self.plan(size).batches
@@ -134,7 +134,7 @@ class CutUtterances:
         speed_of = np.random.default_rng((seed, 1))
         planned = (self._numbered(batch.positions_N, batch.frames) for batch in self.plan(size).epoch(seed))
         for read in self._load(planned):
-            self.bad.extend(read.bad)
+            self._note(read)
             speed = float(speed_of.choice(self.speeds))
             if read.ids:
                 yield self._batch(read, speed)
@@ -148,12 +148,13 @@ class CutUtterances:
 
     def unnormalized(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Features (B, T, F) and frames (B,) of the utterances of `sample`."""
-        for read in self._load(self._cut(self._sampled(), batch_size)):
+        for read in self._load(self._cut(self.sampled(), batch_size)):
             self._note(read)
             if read.ids:
                 yield self._features(read, 1.0)
 
-    def _sampled(self) -> np.ndarray:
+    def sampled(self) -> np.ndarray:
+        """Positions of the utterances of `sample`, the same ones each time."""
         order_U = np.random.default_rng(_SAMPLE_SEED).permutation(len(self))[:_SAMPLE]
         return order_U[np.argsort(self.frames_U[order_U], kind="stable")]
 
@@ -206,6 +207,6 @@ class CutUtterances:
         return self.transform(*change_speed(signals, lengths_B, speed))
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal; the parent ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -28,6 +28,7 @@ from speech_exp.features.distortion import Variants
 from speech_exp.features.logmel import LogMel, LogMelTransform
 from speech_exp.features.mfcc import FeatureExtractor
 from speech_exp.features.normalization import Normalizer
+from speech_exp.features.speed import change_speed
 
 _POOL_BATCHES = 8  # sorted by length together, as in speech_exp.data.batches
 _STATISTICS_BATCH = 32
@@ -96,6 +97,7 @@ class StringUtterances:
     Args:
         strings: the fixed strings.
         redraw: draws the strings of an epoch; None where `shuffled` gives the fixed ones too.
+        speeds: of which each training batch draws one.
         normalizer: its statistics lie on the device.
         encode: text to character ids.
     """
@@ -106,6 +108,7 @@ class StringUtterances:
     transform: LogMelTransform
     normalizer: Normalizer
     encode: Callable[[str], list[int]]
+    speeds: list[float]
 
     def __len__(self) -> int:
         """Strings of an epoch."""
@@ -159,17 +162,20 @@ class StringUtterances:
         for pool in torch.arange(len(strings)).split(_POOL_BATCHES * batch_size):
             batches += pool[lengths_U[pool].argsort(stable=True)].split(batch_size)
         for number in torch.randperm(len(batches), generator=generator).tolist():
-            yield self._batch([strings[chosen] for chosen in order_U[batches[number]].tolist()])
+            speed = self.speeds[0]
+            if len(self.speeds) > 1:
+                speed = self.speeds[int(torch.randint(len(self.speeds), (), generator=generator))]
+            yield self._batch([strings[chosen] for chosen in order_U[batches[number]].tolist()], speed)
 
-    def features(self, strings: list[DigitString]) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, strings: list[DigitString], speed: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, T, F) before normalisation and frames (B,) of strings."""
-        return self.transform(*self.waveforms.gather(strings))
+        return self.transform(*change_speed(*self.waveforms.gather(strings), speed))
 
     def _frames(self, strings: list[DigitString]) -> torch.Tensor:
         return torch.tensor([self.transform.num_frames(self.waveforms.samples(string)) for string in strings])
 
-    def _batch(self, strings: list[DigitString]) -> Batch:
-        features_BTF, lengths_B = self.features(strings)
+    def _batch(self, strings: list[DigitString], speed: float = 1.0) -> Batch:
+        features_BTF, lengths_B = self.features(strings, speed)
         features_BTF, device = self.normalizer.batch(features_BTF, lengths_B), features_BTF.device
         codes = [self.encode(string.text) for string in strings]
         targets = torch.tensor([code for one in codes for code in one], dtype=torch.int64)
@@ -184,6 +190,7 @@ def assemble_strings(
     extractor: FeatureExtractor,
     normalizer: Normalizer,
     encode: Callable[[str], list[int]],
+    speeds: list[float],
     device: torch.device,
     variants: Variants | None = None,
 ) -> Features:
@@ -209,7 +216,7 @@ def assemble_strings(
             raise ValueError(f"no training recording can be used, the first because {dropped[0].reason}")
         redraw = partial(rules.draw, members, loaded.sample_rate_hz) if name == "train" else None
         strings = rules.fixed(name, members, loaded.sample_rate_hz)
-        parts[name] = StringUtterances(strings, redraw, waveforms, extractor.transform, normalizer, encode)
+        parts[name] = StringUtterances(strings, redraw, waveforms, extractor.transform, normalizer, encode, speeds)
     on_device = {name: part.to(device) for name, part in parts.items()}
     if normalizer.mode == "global" and normalizer.mean_F is None:
         normalizer.fit(_frames_of(on_device["train"]))

@@ -12,7 +12,7 @@ from speech_exp.training.checkpoint import load_deployable
 FLOAT_TASKS = ("A", "B1")
 # What must be the same in both runs, apart from the keys that change neither the data nor the topology.
 _SAME = {
-    "dataset": ("root",),
+    "dataset": ("root", "prepared", "workers", "password", "host", "storage"),
     "features": (),
     "encoder": ("checkpoint_activations",),
     "model": ("hidden_size", "algorithm"),
@@ -35,7 +35,7 @@ def load_float_run(key: str, place: str, config: Mapping[str, Any], network: Net
             f"{key}={place} is a run of task {task}: expected one of {', '.join(FLOAT_TASKS)}, change {key}"
         )
     for name, free in _SAME.items():
-        if name == "dataset" and config["dataset"]["split"] != "random":
+        if name == "dataset" and config["dataset"].get("split") != "random":
             free = (*free, "split_seed")
         own, other = _flat(config[name], free), _flat(content["config"][name], free)
         differing = sorted(at for at in own.keys() | other.keys() if own.get(at) != other.get(at))

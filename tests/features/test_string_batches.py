@@ -40,7 +40,7 @@ def decode(codes: list[int]) -> str:
 def assembled(
     loaded: LoadedDigits, normalizer: Normalizer | None = None, rules: StringRules = RULES, device: torch.device = CPU
 ) -> Features:
-    return assemble_strings(loaded, rules, logmel(), normalizer or Normalizer("global"), encode, device)
+    return assemble_strings(loaded, rules, logmel(), normalizer or Normalizer("global"), encode, [1.0], device)
 
 
 @pytest.fixture
