@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import soundfile
 from hypothesis import settings
 
 from speech_exp.data.digits import Digits
+from speech_exp.data.gigaspeech import GigaSpeech, LoadedCuts
 
 SAMPLE_RATE_HZ = 8000
 
@@ -73,3 +75,54 @@ def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
         return Digits(**{**arguments, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def gigaspeech_root() -> Path:
+    """Root of GigaSpeech's miniature; never written to."""
+    root = Path(os.environ.get("SPEECH_EXP_DATA", "")) / "gigaspeech-mini"
+    if not (root / "GigaSpeech.json").exists():
+        pytest.skip(f"needs gigaspeech-mini: {root} holds no GigaSpeech.json, set SPEECH_EXP_DATA")
+    return root
+
+
+@pytest.fixture(scope="session")
+def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GigaSpeech]:
+    """Data set over the miniature with one prepared folder; keyword arguments change its constructor's."""
+    prepared = tmp_path_factory.mktemp("prepared")
+
+    def make(**changes: Any) -> GigaSpeech:
+        arguments: dict[str, Any] = {
+            "name": "gigaspeech-mini",
+            "root": str(gigaspeech_root),
+            "prepared": str(prepared),
+            "subset": "xs",
+            "storage": "audio",
+            "password": None,
+            "host": "tsinghua",
+            "sample_rate_hz": 16000,
+            "workers": 1,
+        }
+        return GigaSpeech(**{**arguments, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def loaded_cuts(gigaspeech: Callable[..., GigaSpeech]) -> LoadedCuts:
+    """The miniature's subset XS, DEV and TEST, read from its recordings."""
+    return gigaspeech().load()
+
+
+@pytest.fixture(scope="session")
+def small_release(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Release of one recording for each part, with 13, 17 and 17 segments; a test that changes it takes a copy."""
+    root = tmp_path_factory.mktemp("small")
+    release = json.loads((gigaspeech_root / "GigaSpeech.json").read_text())
+    chosen = ("AUD0000000001", "POD0000000002", "YOU0000000002")
+    release["audios"] = [audio for audio in release["audios"] if audio["aid"] in chosen]
+    for audio in release["audios"]:
+        (root / audio["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (root / audio["path"]).write_bytes((gigaspeech_root / audio["path"]).read_bytes())
+    (root / "GigaSpeech.json").write_text(json.dumps(release))
+    return root

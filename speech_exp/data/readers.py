@@ -32,7 +32,7 @@ class _Closable(Protocol):
 _File = TypeVar("_File", bound=_Closable)
 
 
-class _OpenFiles(Generic[_File]):
+class OpenFiles(Generic[_File]):
     """The files used last, open. Pickles as none, and a forked process opens its own: a position in a file is shared."""
 
     def __init__(self, opener: Callable[[Path], _File]) -> None:
@@ -50,7 +50,7 @@ class _OpenFiles(Generic[_File]):
         return self._files[path]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _OpenFiles, (self._opener,)
+        return OpenFiles, (self._opener,)
 
 
 class WaveformReader(ABC):
@@ -75,7 +75,7 @@ class RecordingReader(WaveformReader):
 
     table: CutTable
     sample_rate_hz: int
-    _files: _OpenFiles[soundfile.SoundFile] = field(default_factory=lambda: _OpenFiles(_open_audio), repr=False)
+    _files: OpenFiles[soundfile.SoundFile] = field(default_factory=lambda: OpenFiles(_open_audio), repr=False)
 
     def __call__(self, number: int) -> np.ndarray:
         entry = self.table.entry(number)
@@ -148,7 +148,7 @@ class ShardReader(PickledByFile, WaveformReader):
     folder: Path
     starts_U: np.ndarray
     sizes_U: np.ndarray
-    _files: _OpenFiles[BinaryIO] = field(default_factory=lambda: _OpenFiles(_open_bytes), repr=False)
+    _files: OpenFiles[BinaryIO] = field(default_factory=lambda: OpenFiles(open_bytes), repr=False)
 
     def __call__(self, number: int) -> np.ndarray:
         path = self.folder / shard_name(int(self.table.shard_U[number]))
@@ -173,5 +173,5 @@ def shard_name(shard: int) -> str:
     return f"recording.{shard:06d}.tar"
 
 
-def _open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> BinaryIO:
     return path.open("rb", buffering=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -27,62 +26,20 @@ PART_NAMES = {"train": "xs", "validation": "dev", "test": "test"}
 Make = Callable[..., GigaSpeech]
 
 
-@pytest.fixture(scope="session")
-def mini() -> Path:
-    """The release in miniature; never written to."""
-    root = Path(os.environ.get("SPEECH_EXP_DATA", "")) / "gigaspeech-mini"
-    if not (root / "GigaSpeech.json").exists():
-        pytest.skip(f"needs gigaspeech-mini: {root} holds no GigaSpeech.json, set SPEECH_EXP_DATA")
-    return root
-
-
-@pytest.fixture(scope="session")
-def make(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Data set over the miniature with one prepared folder; keyword arguments change its constructor's."""
-    prepared = tmp_path_factory.mktemp("prepared")
-
-    def made(**changes: Any) -> GigaSpeech:
-        arguments: dict[str, Any] = {
-            "name": "gigaspeech-mini", "root": str(mini), "prepared": str(prepared), "subset": "xs", "storage": "audio",
-            "password": None, "host": "tsinghua", "sample_rate_hz": RATE_HZ, "workers": 1,
-        }  # fmt: skip
-        return GigaSpeech(**{**arguments, **changes})
-
-    return made
-
-
-@pytest.fixture(scope="session")
-def loaded(make: Make) -> LoadedCuts:
-    return make().load()
-
-
-@pytest.fixture(scope="session")
-def small(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Release of one recording for each part."""
-    root = tmp_path_factory.mktemp("small")
-    copy_release(mini, root, ("AUD0000000001", "POD0000000002", "YOU0000000002"))
-    return root
-
-
-def copy_release(source: Path, root: Path, ids: tuple[str, ...]) -> None:
-    release = json.loads((source / "GigaSpeech.json").read_text())
-    release["audios"] = [audio for audio in release["audios"] if audio["aid"] in ids]
-    for audio in release["audios"]:
-        (root / audio["path"]).parent.mkdir(parents=True, exist_ok=True)
-        (root / audio["path"]).write_bytes((source / audio["path"]).read_bytes())
-    (root / "GigaSpeech.json").write_text(json.dumps(release))
-
-
 def entries(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_parts_and_what_training_cannot_learn_of_them(mini: Path, loaded: LoadedCuts) -> None:
-    assert {name: len(table) for name, table in loaded.tables.items()} == {"train": 114, "validation": 37, "test": 37}
-    audios = json.loads((mini / "GigaSpeech.json").read_text())["audios"]
+def test_the_parts_and_what_training_cannot_learn_of_them(gigaspeech_root: Path, loaded_cuts: LoadedCuts) -> None:
+    assert {name: len(table) for name, table in loaded_cuts.tables.items()} == {
+        "train": 114,
+        "validation": 37,
+        "test": 37,
+    }
+    audios = json.loads((gigaspeech_root / "GigaSpeech.json").read_text())["audios"]
     for name, tag in (("train", "{XS}"), ("validation", "{DEV}"), ("test", "{TEST}")):
         segments = [segment for audio in audios for segment in audio["segments"] if tag in segment["subsets"]]
-        table = loaded.tables[name]
+        table = loaded_cuts.tables[name]
         assert [table.id(number) for number in range(len(table))] == [segment["sid"] for segment in segments]
         garbage = [segment["text_tn"] in ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>") for segment in segments]
         assert (table.refusal_U == 1).tolist() == garbage
@@ -91,21 +48,21 @@ def test_the_parts_and_what_training_cannot_learn_of_them(mini: Path, loaded: Lo
             cut, segment = table.cut(number), segments[number]
             assert (cut.start, cut.supervisions[0].text) == (segment["begin_time"], segment["text_tn"])
             assert cut.end == pytest.approx(segment["end_time"])
-    assert (loaded.sample_rate_hz, loaded.storage) == (RATE_HZ, "audio")
+    assert (loaded_cuts.sample_rate_hz, loaded_cuts.storage) == (RATE_HZ, "audio")
 
 
-def test_each_subset_lies_inside_the_next(make: Make) -> None:
+def test_each_subset_lies_inside_the_next(gigaspeech: Make) -> None:
     found = []
     for subset, count in (("xs", 114), ("s", 189), ("m", 227), ("l", 264), ("xl", 301)):
-        table = make(subset=subset).load().tables["train"]
+        table = gigaspeech(subset=subset).load().tables["train"]
         assert len(table) == count
         found.append({table.id(number) for number in range(count)})
     assert all(smaller < larger for smaller, larger in itertools.pairwise(found))
 
 
-def test_a_waveform_is_its_time_of_the_whole_recording(mini: Path, loaded: LoadedCuts) -> None:
+def test_a_waveform_is_its_time_of_the_whole_recording(gigaspeech_root: Path, loaded_cuts: LoadedCuts) -> None:
     for part in ("train", "validation"):
-        table, reader = loaded.tables[part], loaded.reader[part]
+        table, reader = loaded_cuts.tables[part], loaded_cuts.reader[part]
         for number in (10, 3, 9):
             whole_N, rate_hz = soundfile.read(table.cut(number).recording.sources[0].source, dtype="float32")
             assert rate_hz == RATE_HZ
@@ -116,37 +73,37 @@ def test_a_waveform_is_its_time_of_the_whole_recording(mini: Path, loaded: Loade
             np.testing.assert_allclose(waveform_N, whole_N[first : first + len(waveform_N)], atol=1e-3)
 
 
-def test_shards_hold_the_same_audio_and_lhotse_reads_them(make: Make, loaded: LoadedCuts) -> None:
-    shar = make(storage="shar", workers=2).load()
-    assert shar.fingerprint == loaded.fingerprint
+def test_shards_hold_the_same_audio_and_lhotse_reads_them(gigaspeech: Make, loaded_cuts: LoadedCuts) -> None:
+    shar = gigaspeech(storage="shar", workers=2).load()
+    assert shar.fingerprint == loaded_cuts.fingerprint
     for part, table in shar.tables.items():
         shard_folder = next(shar.folder.glob(f"{ {'train': 'xs', 'validation': 'dev'}.get(part, part) }-shar/shards"))
         cuts = list(CutSet.from_shar(in_dir=shard_folder))
         assert [cut.id for cut in cuts] == [table.id(number) for number in range(len(table))]
         for number in range(0, len(table), 5):
             waveform_N = shar.reader[part](number)
-            np.testing.assert_allclose(waveform_N, loaded.reader[part](number), atol=1 / 2**15)
+            np.testing.assert_allclose(waveform_N, loaded_cuts.reader[part](number), atol=1 / 2**15)
             np.testing.assert_array_equal(waveform_N, cuts[number].load_audio()[0])
             assert cuts[number].supervisions[0].text == table.cut(number).supervisions[0].text
 
 
-def test_lhotse_reads_the_manifests(loaded: LoadedCuts) -> None:
-    for part, table in loaded.tables.items():
+def test_lhotse_reads_the_manifests(loaded_cuts: LoadedCuts) -> None:
+    for part, table in loaded_cuts.tables.items():
         cuts = CutSet.from_jsonl_lazy(table.manifest)
         cut = next(iter(cuts))
-        np.testing.assert_allclose(cut.load_audio()[0], loaded.reader[part](0), atol=1e-3)
+        np.testing.assert_allclose(cut.load_audio()[0], loaded_cuts.reader[part](0), atol=1e-3)
 
 
 def test_a_recording_at_another_rate_is_resampled_by_what_its_file_says(
-    small: Path, tmp_path: Path, make: Make
+    small_release: Path, tmp_path: Path, gigaspeech: Make
 ) -> None:
     root = tmp_path / "fast"
-    copy_release(small, root, ("AUD0000000001", "POD0000000002", "YOU0000000002"))
+    shutil.copytree(small_release, root)
     path = root / "audio/audiobook/A0001/AUD0000000001.opus"
     samples, _ = soundfile.read(path, dtype="float32")
     fast_N = soxr.resample(samples, RATE_HZ, 48000)
     soundfile.write(path, fast_N, 48000, format="OGG", subtype="OPUS")
-    loaded = make(root=str(root), prepared=str(tmp_path / "prepared")).load()
+    loaded = gigaspeech(root=str(root), prepared=str(tmp_path / "prepared")).load()
     decoded_N, rate_hz = soundfile.read(path, dtype="float32")
     assert rate_hz == 48000
     whole_N = soxr.resample(decoded_N, 48000, RATE_HZ)
@@ -155,20 +112,23 @@ def test_a_recording_at_another_rate_is_resampled_by_what_its_file_says(
         waveform_N, first = loaded.reader["train"](number), round(table.cut(number).start * RATE_HZ)
         assert len(waveform_N) == table.samples_U[number]
         np.testing.assert_allclose(waveform_N, whole_N[first : first + len(waveform_N)], atol=2e-3)
-    assert np.corrcoef(loaded.reader["train"](1), make(root=str(small)).load().reader["train"](1))[0, 1] > 0.99
+    assert (
+        np.corrcoef(loaded.reader["train"](1), gigaspeech(root=str(small_release)).load().reader["train"](1))[0, 1]
+        > 0.99
+    )
 
 
-def test_another_rate_of_the_data_set(loaded: LoadedCuts, make: Make) -> None:
-    slow = make(sample_rate_hz=8000).load()
+def test_another_rate_of_the_data_set(loaded_cuts: LoadedCuts, gigaspeech: Make) -> None:
+    slow = gigaspeech(sample_rate_hz=8000).load()
     table = slow.tables["train"]
     assert table.samples_U.tolist() == [round(table.cut(number).duration * 8000) for number in range(len(table))]
-    whole_N = soxr.resample(loaded.reader["train"](2), RATE_HZ, 8000)
+    whole_N = soxr.resample(loaded_cuts.reader["train"](2), RATE_HZ, 8000)
     np.testing.assert_allclose(slow.reader["train"](2)[100:-100], whole_N[100 : len(whole_N) - 100], atol=2e-3)
-    assert slow.fingerprint == loaded.fingerprint
-    assert slow.folder != loaded.folder
+    assert slow.fingerprint == loaded_cuts.fingerprint
+    assert slow.folder != loaded_cuts.folder
 
 
-def test_the_fingerprint_follows_content_not_place(small: Path, tmp_path: Path, make: Make) -> None:
+def test_the_fingerprint_follows_content_not_place(small_release: Path, tmp_path: Path, gigaspeech: Make) -> None:
     found = []
     for name, old, new in (
         ("a", "", ""),
@@ -176,49 +136,49 @@ def test_the_fingerprint_follows_content_not_place(small: Path, tmp_path: Path, 
         ("c", '"end_time": 9.91', '"end_time": 9.9'),
         ("d", '"md5": "03', '"md5": "04'),
     ):
-        shutil.copytree(small, tmp_path / name)
+        shutil.copytree(small_release, tmp_path / name)
         path = tmp_path / name / "GigaSpeech.json"
         path.write_text(path.read_text().replace(old, new) if old else path.read_text())
-        found.append(make(root=str(tmp_path / name)).load().fingerprint)
-    assert found[0] == make(root=str(small)).load().fingerprint
+        found.append(gigaspeech(root=str(tmp_path / name)).load().fingerprint)
+    assert found[0] == gigaspeech(root=str(small_release)).load().fingerprint
     assert len(set(found)) == 4
 
 
 def test_a_changed_release_is_prepared_anew_and_the_release_is_not_written(
-    small: Path, tmp_path: Path, make: Make
+    small_release: Path, tmp_path: Path, gigaspeech: Make
 ) -> None:
     root = tmp_path / "release"
-    shutil.copytree(small, root)
+    shutil.copytree(small_release, root)
     before = entries(root)
-    first = make(root=str(root)).load()
+    first = gigaspeech(root=str(root)).load()
     path = root / "GigaSpeech.json"
     path.write_text(path.read_text().replace("PRINTING", "PAINTING"))
-    second = make(root=str(root)).load()
+    second = gigaspeech(root=str(root)).load()
     assert first.tables["train"].text(0).startswith("printing")
     assert second.tables["train"].text(0).startswith("painting")
     assert entries(root) == before
 
 
 def test_what_is_prepared_is_opened_where_nothing_can_be_written(
-    make: Make, loaded: LoadedCuts, monkeypatch: pytest.MonkeyPatch
+    gigaspeech: Make, loaded_cuts: LoadedCuts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr("speech_exp.data.gigaspeech.FileLock", refuse)
-    assert len(make().load().tables["train"]) == 114
+    assert len(gigaspeech().load().tables["train"]) == 114
     with pytest.raises(
         ValueError, match=r"cannot be prepared \(.*Permission denied\): set dataset.prepared to a folder"
     ):
-        make(prepared="/elsewhere").load()
+        gigaspeech(prepared="/elsewhere").load()
 
 
 def test_the_users_cache_folder_is_used_where_no_folder_is_given(
-    small: Path, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+    small_release: Path, tmp_path: Path, gigaspeech: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("speech_exp.data.gigaspeech.user_cache", lambda: tmp_path)
-    folder = make(root=str(small), prepared=None).load().folder
+    folder = gigaspeech(root=str(small_release), prepared=None).load().folder
     assert folder.parent == tmp_path / "prepared"
     assert folder.name.startswith("gigaspeech-mini-")
 
@@ -232,24 +192,24 @@ def test_the_users_cache_folder_is_used_where_no_folder_is_given(
         ({"sample_rate_hz": 0}, "dataset.sample_rate_hz=0: expected at least 1"),
     ],
 )
-def test_values_without_meaning_are_refused(make: Make, change: dict[str, Any], message: str) -> None:
+def test_values_without_meaning_are_refused(gigaspeech: Make, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(**change)
+        gigaspeech(**change)
 
 
 def test_a_missing_release_is_one_sentence_with_the_remedies(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, gigaspeech: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_root, "user_cache", lambda: tmp_path)
     with pytest.raises(
         ValueError,
         match=r"was not found at .*GigaSpeech.json: set dataset.root=FOLDER.*dataset.password=PASSWORD.*https://github.com/SpeechColab/GigaSpeech$",
     ):
-        make(root=str(tmp_path)).load()
+        gigaspeech(root=str(tmp_path)).load()
 
 
-def broken(small: Path, root: Path, change: Callable[[Path], object]) -> Path:
-    shutil.copytree(small, root)
+def broken(small_release: Path, root: Path, change: Callable[[Path], object]) -> Path:
+    shutil.copytree(small_release, root)
     change(root / "audio/audiobook/A0001/AUD0000000001.opus")
     return root
 
@@ -270,9 +230,11 @@ BAD_FILES = [
 
 @pytest.mark.parametrize(("change", "reason"), BAD_FILES)
 def test_bad_audio_is_named(
-    small: Path, tmp_path: Path, make: Make, change: Callable[[Path], object], reason: str
+    small_release: Path, tmp_path: Path, gigaspeech: Make, change: Callable[[Path], object], reason: str
 ) -> None:
-    loaded = make(root=str(broken(small, tmp_path / "bad", change)), prepared=str(tmp_path / "prepared")).load()
+    loaded = gigaspeech(
+        root=str(broken(small_release, tmp_path / "bad", change)), prepared=str(tmp_path / "prepared")
+    ).load()
     last = len(loaded.tables["train"]) - 1
     name = loaded.tables["train"].id(last)
     with pytest.raises(
@@ -282,18 +244,18 @@ def test_bad_audio_is_named(
     assert len(loaded.reader["validation"](0))
 
 
-def test_a_file_that_goes_away_is_named(small: Path, tmp_path: Path, make: Make) -> None:
+def test_a_file_that_goes_away_is_named(small_release: Path, tmp_path: Path, gigaspeech: Make) -> None:
     root = tmp_path / "bad"
-    shutil.copytree(small, root)
-    loaded = make(root=str(root)).load()
+    shutil.copytree(small_release, root)
+    loaded = gigaspeech(root=str(root)).load()
     shutil.rmtree(root / "audio")
     with pytest.raises(AudioError, match=r"AUD0000000001\.opus cannot be read \(No such file or directory\)"):
         loaded.reader["train"](0)
 
 
-def test_shards_name_the_audio_that_could_not_be_read(small: Path, tmp_path: Path, make: Make) -> None:
-    root = broken(small, tmp_path / "bad", BAD_FILES[0][0])
-    loaded = make(root=str(root), storage="shar", prepared=str(tmp_path / "prepared")).load()
+def test_shards_name_the_audio_that_could_not_be_read(small_release: Path, tmp_path: Path, gigaspeech: Make) -> None:
+    root = broken(small_release, tmp_path / "bad", BAD_FILES[0][0])
+    loaded = gigaspeech(root=str(root), storage="shar", prepared=str(tmp_path / "prepared")).load()
     bad = [json.loads(line) for line in (loaded.folder / "xs-shar/bad.jsonl").read_text().splitlines()]
     table, ids = loaded.tables["train"], {each["id"] for each in bad}
     assert 0 < len(bad) < len(table)
@@ -307,8 +269,8 @@ def test_shards_name_the_audio_that_could_not_be_read(small: Path, tmp_path: Pat
     assert [cut.id for cut in cuts if not cut.has_recording] == [each["id"] for each in bad]
 
 
-def test_a_damaged_shard_is_named(small: Path, tmp_path: Path, make: Make) -> None:
-    loaded = make(root=str(small), storage="shar", prepared=str(tmp_path)).load()
+def test_a_damaged_shard_is_named(small_release: Path, tmp_path: Path, gigaspeech: Make) -> None:
+    loaded = gigaspeech(root=str(small_release), storage="shar", prepared=str(tmp_path)).load()
     shard = loaded.folder / "xs-shar/shards/recording.000000.tar"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2 :] = b""
@@ -318,9 +280,9 @@ def test_a_damaged_shard_is_named(small: Path, tmp_path: Path, make: Make) -> No
         loaded.reader["train"](last)
 
 
-def test_a_pickled_reader_is_small_and_reads_the_same(make: Make, loaded: LoadedCuts) -> None:
+def test_a_pickled_reader_is_small_and_reads_the_same(gigaspeech: Make, loaded_cuts: LoadedCuts) -> None:
     for storage in ("audio", "shar"):
-        reader = make(storage=storage).load().reader["train"]
+        reader = gigaspeech(storage=storage).load().reader["train"]
         waveform_N = reader(5)
         content = pickle.dumps(reader)
         assert len(content) < 4000
@@ -331,8 +293,8 @@ def read_some(reader: Any, numbers: list[int], results: Any) -> None:
     results.put([float(np.abs(reader(number)).sum()) for number in numbers])
 
 
-def test_forked_processes_do_not_move_each_others_position(loaded: LoadedCuts) -> None:
-    reader, numbers = loaded.reader["train"], [4, 2, 7, 1, 5] * 4
+def test_forked_processes_do_not_move_each_others_position(loaded_cuts: LoadedCuts) -> None:
+    reader, numbers = loaded_cuts.reader["train"], [4, 2, 7, 1, 5] * 4
     expected = [float(np.abs(reader(number)).sum()) for number in numbers]  # the file is open before the fork
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
