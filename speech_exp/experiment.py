@@ -23,7 +23,7 @@ from speech_exp.folder_names import sweep_subdir
 if TYPE_CHECKING:
     from torch import nn
 
-    from speech_exp.data.dataset import DataSet, Loaded
+    from speech_exp.data.dataset import DataSet
     from speech_exp.data.digits import Digits
     from speech_exp.data.gigaspeech import GigaSpeech
     from speech_exp.data.strings import DigitStrings
@@ -41,7 +41,7 @@ OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
 
 # Keys that say where things lie or what is done, and cannot change a result.
 _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")
-_OWN_KEYS = ("checkpoint", "audio")  # of the actions that read a checkpoint
+_OWN_KEYS = ("checkpoint", "audio", "part")  # of the actions that read a checkpoint
 _NOT_IN_HASH = (*_LOCATION_KEYS[:-1], "dataset.password", "dataset.host", "dry_run", "action", "trainer.tensorboard")
 
 
@@ -84,7 +84,8 @@ class Experiment:
         return self.build("dataset")
 
     @cached_property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> Any:
+        """The data set's `Loaded`, of which `features` knows the kind."""
         return self.dataset.load()
 
     @cached_property

@@ -1,8 +1,9 @@
-"""action=evaluate: the test metrics of a checkpoint, again."""
+"""action=evaluate: the metrics of a checkpoint, again."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Literal
 
 from speech_exp.actions.context import Context
 from speech_exp.progress import print_table
@@ -11,10 +12,10 @@ from speech_exp.training.checkpoint import load_deployable
 
 
 class Evaluate:
-    """Tests the deployable model in `checkpoint` on the test split that it was trained beside; prints every digit."""
+    """Tests the deployable model in `checkpoint` on a part of the data that it was trained on; prints every digit."""
 
-    def __init__(self, checkpoint: str | None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: str | None, part: Literal["train", "validation", "test"]) -> None:
+        self.checkpoint, self.part = checkpoint, part
 
     def __call__(self, experiment: Context) -> None:
         content = load_deployable(self.checkpoint)
@@ -30,16 +31,16 @@ class Evaluate:
         with original.trainer.runtime.autocast():
             evaluation = original.objective.evaluate(
                 original.deployed,
-                original.features.parts["test"].by_length(original.trainer.batch_size),
+                original.features.parts[self.part].by_length(original.trainer.batch_size),
                 original.class_names,
             )
-        facts = {f"test {name}": repr(value) for name, value in evaluation.metrics.items()}
+        facts = {f"{self.part} {name}": repr(value) for name, value in evaluation.metrics.items()}
         print_table(facts | {"certificate": certificate.text()})
         write_json(
             experiment.folder / "evaluation.json",
             {
                 "checkpoint": self.checkpoint,
-                "metrics": {"test": evaluation.metrics},
+                "metrics": {self.part: evaluation.metrics},
                 "certificate": asdict(certificate),
             },
         )

@@ -101,7 +101,7 @@ def assemble_cuts(
 
 
 def _frames(samples_U: np.ndarray, transform: logmel.LogMelTransform, speed: float) -> np.ndarray:
-    return 1 + samples_after(torch.from_numpy(np.asarray(samples_U)), speed).numpy() // transform.hop
+    return 1 + samples_after(np.asarray(samples_U), speed) // transform.hop
 
 
 def _stored(

@@ -5,9 +5,10 @@ Shape letters: B batch, N samples, T frames, F features, U utterances, P positio
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -115,6 +116,10 @@ class CutUtterances:
     def lengths_WU(self) -> torch.Tensor:
         """Frames at speed 1, the only variant."""
         return torch.from_numpy(self.frames_U).unsqueeze(0)
+
+    def to(self, device: torch.device) -> CutUtterances:
+        transform = None if self.transform is None else copy.deepcopy(self.transform).to(device)
+        return replace(self, device=device, transform=transform, normalizer=self.normalizer.to(device))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         return self._batches(self._cut(np.arange(len(self)), batch_size))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
+
+_Samples = TypeVar("_Samples", torch.Tensor, np.ndarray)
 
 _STEPS = 100  # speeds are multiples of 1 / _STEPS
 
@@ -27,7 +32,7 @@ def change_speed(waveform_BN: torch.Tensor, lengths_B: torch.Tensor, speed: floa
     return resample(waveform_BN, faster, _STEPS), samples_after(lengths_B, speed)
 
 
-def samples_after(samples: torch.Tensor, speed: float) -> torch.Tensor:
+def samples_after(samples: _Samples, speed: float) -> _Samples:
     """Samples that `change_speed` leaves: samples / speed, rounded up."""
     faster = round(speed * _STEPS)
     return -(-samples * _STEPS // faster)

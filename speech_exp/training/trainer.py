@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ class Trainer:
         batch_size: utterances of a step.
         batch_seconds: seconds of a step with their padding, in place of `batch_size`, which then holds for evaluation only.
         frame_s: time between two frames of features.
+        epoch_batches: of an epoch at most; None takes all.
         accumulate: parts of a batch that are computed one after the other, for less memory.
         warmup_share: share of all steps in which the learning rate rises to `lr`.
         clip_norm: largest allowed norm of the gradient.
@@ -57,6 +59,7 @@ class Trainer:
         batch_size: int,
         batch_seconds: float | None,
         frame_s: float,
+        epoch_batches: int | None,
         accumulate: int,
         lr: float,
         weight_decay: float,
@@ -70,8 +73,8 @@ class Trainer:
         deterministic: bool,
         tensorboard: bool,
     ) -> None:
-        whole = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "patience": patience}
-        for key, value in whole.items():
+        counts = {"epochs": epochs, "batch_size": batch_size, "epoch_batches": epoch_batches, "accumulate": accumulate}
+        for key, value in {**counts, "patience": patience}.items():
             if value is not None and value < 1:
                 raise ValueError(f"trainer.{key}={value}: expected at least 1, change trainer.{key}")
         for key, positive in {"lr": lr, "clip_norm": clip_norm, "batch_seconds": batch_seconds}.items():
@@ -81,7 +84,8 @@ class Trainer:
             raise ValueError(
                 f"trainer.warmup_share={warmup_share}: expected a share from 0 up to below 1, change trainer.warmup_share"
             )
-        self.epochs, self.batch_size, self.accumulate, self.patience = epochs, batch_size, accumulate, patience
+        self.epochs, self.batch_size, self.epoch_batches = epochs, batch_size, epoch_batches
+        self.accumulate, self.patience = accumulate, patience
         self.training_batch = BatchSize(batch_size, None if batch_seconds is None else int(batch_seconds / frame_s))
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.warmup_share, self.clip_norm = warmup_share, clip_norm
@@ -132,7 +136,7 @@ class Trainer:
                     task.begin_epoch(network, epoch)
                     network.train()
                     loss_sum, weight_sum, heard = 0.0, 0, 0
-                    for batch in train.shuffled(self.training_batch, order):
+                    for batch in islice(train.shuffled(self.training_batch, order), self.epoch_batches):
                         loss = self._step(optimization, network, forward, batch, objective, task, augment)
                         loss_sum += (weight := objective.weight(batch)) * loss
                         weight_sum, heard = weight_sum + weight, heard + len(batch.ids)
@@ -153,10 +157,11 @@ class Trainer:
         return Fit(*best, epoch, time.perf_counter() - started, utterances / spent_s if spent_s else 0.0)
 
     def _optimization(self, network: nn.Module, phase: Phase, train: Utterances) -> Optimization:
+        batches = train.batches(self.training_batch)
         return Optimization(
             network,
             self.runtime,
-            len(phase.epochs) * train.batches(self.training_batch),
+            len(phase.epochs) * min(batches, self.epoch_batches or batches),
             phase.lr or self.lr,
             self.weight_decay,
             self.schedule,

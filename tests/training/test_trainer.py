@@ -42,6 +42,7 @@ def trainer(**changes) -> Trainer:
         "batch_size": 16,
         "batch_seconds": None,
         "frame_s": 0.01,
+        "epoch_batches": None,
         "accumulate": 1,
         "lr": 1e-2,
         "weight_decay": 0.01,
