@@ -303,7 +303,9 @@ class Experiment:
         """
         config = OmegaConf.create(content["config"])
         for override in self.overrides:
-            key = override.lstrip("+~").partition("=")[0]
+            key, _, value = override.lstrip("+~").partition("=")
+            if content["choices"].get(key) == value:
+                continue
             if key.partition(".")[0] == "decoder":
                 config.decoder = self.config.decoder
             elif key in _LOCATION_KEYS:
