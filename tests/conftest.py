@@ -116,7 +116,7 @@ def loaded_cuts(gigaspeech: Callable[..., GigaSpeech]) -> LoadedCuts:
 
 @pytest.fixture(scope="session")
 def small_release(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Release of one recording for each part, with 13, 17 and 17 segments; a test that changes it takes a copy."""
+    """Release of one recording for each part, a few segments each; a test that changes it takes a copy."""
     root = tmp_path_factory.mktemp("small")
     release = json.loads((gigaspeech_root / "GigaSpeech.json").read_text())
     chosen = ("AUD0000000001", "POD0000000002", "YOU0000000002")

@@ -1,0 +1,146 @@
+"""Download of GigaSpeech through SpeechColab's own package, so that nothing unverified or half-written comes into place.
+
+The package downloads, verifies, decrypts and unpacks in a folder aside; an archive's content is moved when it is whole.
+"""
+
+from __future__ import annotations
+
+import ftplib
+import http.client
+import json
+import os
+import shutil
+import socket
+import ssl
+import tarfile
+import urllib.error
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock
+
+from speech_exp.data.gigaspeech_release import METADATA
+
+ASIDE = ".download"  # below the root: archives on their way, and which of them are in place
+_FINISHED = "finished.json"  # MD5 of each archive whose content is in place
+_TIMEOUT_S = 60.0
+_AGAIN = "run action=prepare again to go on where it stopped"
+
+Process = Callable[[str, str], None]  # fetches and unpacks an archive, given its MD5 and its name
+
+
+def fetch(root: Path, password: str, host: str, subset: str) -> None:
+    """Make `root` hold GigaSpeech.json and the audio of the training subset, DEV and TEST.
+
+    Archives whose content is in place are not fetched again, nor those of an interrupted run that fit their MD5.
+
+    Args:
+        host: name of a server that speechcolab knows, or the URL of a folder with TERMS_OF_ACCESS and files.yaml.
+    """
+    try:
+        from speechcolab.datasets import gigaspeech as package
+    except ImportError:
+        raise ValueError(
+            "the download of GigaSpeech needs speechcolab, which is not installed: pip install 'speech_exp[gigaspeech]'"
+        ) from None
+    hosts = [name for name, url in package.url_of_host.items() if not url.startswith("oss:")]
+    if "://" not in host and host not in hosts:
+        raise ValueError(f"dataset.host={host} is unknown: expected {', '.join(hosts)} or a URL, change dataset.host")
+    if not password:
+        raise ValueError("dataset.password is empty: set the password that SpeechColab sends for the signed form")
+    try:
+        (root / ASIDE).mkdir(parents=True, exist_ok=True)
+        with FileLock(str(root) + ".lock"), _guarded(package, host):
+            release = package.GigaSpeech(root / ASIDE)
+            release.json_path = root / METADATA  # where the package looks up the archives of a subset
+            process = release.download_and_process_object_from_release
+            release.download_and_process_object_from_release = partial(_put_in_place, process, root)
+            for each in (subset, "dev", "test"):
+                release.download(password, f"{{{each.upper()}}}", host=host)
+    except (*_UNREACHABLE, AssertionError) as error:
+        reason = f"{error} of {error.url}" if isinstance(error, urllib.error.HTTPError) else str(error)
+        for secret in (password, password.replace("/", "<SLASH>")):  # the package writes it into URLs of FTP
+            reason = reason.replace(secret, "***")
+        raise ValueError(
+            f"GigaSpeech could not be downloaded from dataset.host={host} ({reason}): {_AGAIN}, or change dataset.host"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{root} cannot be written ({error}): set dataset.root to a folder that can") from None
+
+
+# URLError is raised for refused connections, ConnectionError by the package for a file that does not fit its MD5.
+_UNREACHABLE = (
+    urllib.error.URLError,
+    ConnectionError,
+    TimeoutError,
+    http.client.HTTPException,
+    ftplib.Error,
+    EOFError,  # of ftplib
+)
+
+
+def _put_in_place(process: Process, root: Path, md5: str, name: str) -> None:
+    """Fetch an archive aside and move its content below `root`, unless that was done for this MD5."""
+    finished_path = root / ASIDE / _FINISHED
+    finished = json.loads(finished_path.read_text(encoding="utf-8")) if finished_path.exists() else {}
+    place = PurePosixPath(name.removesuffix(".aes").removesuffix(".gz").removesuffix(".tgz"))
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError(f"the release lists {name}, which lies outside its folder: change dataset.host")
+    if finished.get(name) == md5 and (root / place).exists():
+        return
+    unpacked = root / ASIDE / place
+    _remove(unpacked)
+    try:
+        process(md5, name)
+        for file in [unpacked] if unpacked.is_file() else sorted(unpacked.rglob("*")):
+            if file.is_file():
+                target = root / file.relative_to(root / ASIDE)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+    except tarfile.FilterError as error:
+        raise ValueError(
+            f"{name} would write outside its folder ({error}): nothing of it was kept, change dataset.host"
+        ) from None
+    except (tarfile.TarError, zlib.error):
+        raise ValueError(
+            f"{name} could not be decrypted: dataset.password is not the password of this release, set the one that "
+            f"SpeechColab sends for the signed form"
+        ) from None
+    finally:
+        _remove(unpacked)
+        _remove(root / ASIDE / name.removesuffix(".aes"))  # decrypted, as large as the download itself
+    part = finished_path.with_suffix(".part")
+    part.write_text(json.dumps({**finished, name: md5}), encoding="utf-8")
+    os.replace(part, finished_path)
+    _remove(root / ASIDE / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _guarded(package: Any, host: str) -> Iterator[None]:
+    """Archives write below their folder only, servers answer in time, and what the package changes is set back."""
+    timeout_s, context = socket.getdefaulttimeout(), ssl._create_default_https_context
+    own_filter = tarfile.TarFile.extraction_filter
+    known = dict(package.url_of_host)
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    if "://" in host:
+        package.url_of_host[host] = host.rstrip("/")
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(timeout_s)
+        tarfile.TarFile.extraction_filter = own_filter
+        ssl._create_default_https_context = context  # the package switches verification off for the whole process
+        package.url_of_host.clear()
+        package.url_of_host.update(known)
