@@ -40,7 +40,7 @@ class OpenFiles(Generic[_File]):
 
     def __getitem__(self, path: Path) -> _File:
         if self._process != os.getpid():
-            self.__init__(self._opener)  # type: ignore[misc]
+            self._files, self._process = OrderedDict(), os.getpid()
         if path not in self._files:
             opened = self._opener(path)
             if len(self._files) == _OPEN_FILES:
