@@ -41,7 +41,7 @@ OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
 
 # Keys that say where things lie or what is done, and cannot change a result.
 _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")
-_OWN_KEYS = ("checkpoint", "audio", "part")  # of the actions that read a checkpoint
+_OWN_KEYS = ("checkpoint", "audio", "streaming", "part")  # of the actions that read a checkpoint
 _NOT_IN_HASH = (*_LOCATION_KEYS[:-1], "dataset.password", "dataset.host", "dry_run", "action", "trainer.tensorboard")
 
 

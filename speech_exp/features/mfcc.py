@@ -41,13 +41,17 @@ class FeatureExtractor(ABC):
 
     def __call__(self, waveform_N: np.ndarray) -> np.ndarray:
         """Features (T, F) float32; a waveform shorter than a window is extended by silence."""
+        self.refuse_impossible(waveform_N)
+        return self.from_power(self.power(waveform_N, self.hop))
+
+    def refuse_impossible(self, waveform_N: np.ndarray) -> None:
+        """ValueError for samples that are NaN or far beyond any microphone."""
         loudest = np.abs(waveform_N).max(initial=0)
         if not loudest <= _MAX_LEVEL:  # nor NaN
             raise ValueError(
                 f"the waveform reaches {loudest:g}, which no microphone gives: expected at most {_MAX_LEVEL:g}, "
                 f"where 1 is full scale, replace or remove the recording"
             )
-        return self.from_power(self.power(waveform_N, self.hop))
 
     def power(self, waveform_N: np.ndarray, hop: int) -> np.ndarray:
         """Power spectrogram (T, K) with a frame every `hop` samples."""

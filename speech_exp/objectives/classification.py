@@ -121,7 +121,7 @@ class Classification(Objective):
     def columns(self, class_names: Sequence[str]) -> list[str]:
         return ["label", *(f"p({name})" for name in class_names)]
 
-    def cells(self, logits_BV: torch.Tensor, class_names: Sequence[str], frame_s: float, frames: int) -> list[str]:
+    def cells(self, logits_BV: torch.Tensor, class_names: Sequence[str], step_s: float) -> list[str]:
         probability_V = logits_BV[0].float().softmax(0).tolist()
         label = class_names[max(range(len(class_names)), key=probability_V.__getitem__)]
         return [label, *(f"{probability:.4f}" for probability in probability_V)]

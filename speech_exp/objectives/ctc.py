@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from speech_exp.data.batches import Batch
 from speech_exp.models.encoder import Encoder
-from speech_exp.objectives.decoders import Decoder, Greedy
+from speech_exp.objectives.decoders import Decoder, Greedy, TimedWord
 from speech_exp.objectives.objective import Evaluation, Network, Objective, device_of
 from speech_exp.objectives.scoring import Errors, find_errors
 from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_text
@@ -71,6 +71,15 @@ class CtcNetwork(Network):
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> CtcOutput:
         states_BTH, lengths_B = self.encoder(features_BTF, lengths_B)
         return CtcOutput(self.output(self.dropout(states_BTH)), lengths_B)
+
+    def initial_state(self, batch_size: int, like: torch.Tensor) -> Any:
+        """Of streaming, on the device and in the dtype of `like`; ValueError where the encoder looks ahead."""
+        return self.encoder.initial_state(batch_size, like)
+
+    def step(self, features_BF: torch.Tensor, state: Any) -> tuple[torch.Tensor | None, Any]:
+        """One input frame of streaming: logits (B, V), None where the encoder gives nothing for it, and the next state."""
+        states_BH, state = self.encoder.step(features_BF, state)
+        return None if states_BH is None else self.output(self.dropout(states_BH)), state
 
 
 class Ctc(Objective):
@@ -145,11 +154,9 @@ class Ctc(Objective):
     def columns(self, class_names: Sequence[str]) -> list[str]:
         return ["text", "words with their start and end in s"]
 
-    def cells(self, output: CtcOutput, class_names: Sequence[str], frame_s: float, frames: int) -> list[str]:
-        step_s = frame_s * max(1, round(frames / int(output.lengths_B[0])))
-        (text,) = self.decoder.decode(output.logits_BTV, output.lengths_B)
+    def cells(self, output: CtcOutput, class_names: Sequence[str], step_s: float) -> list[str]:
         (words,) = self.decoder.word_times(output.logits_BTV, output.lengths_B)
-        return [text, ", ".join(f"{word.text} {word.start * step_s:.2f}-{word.end * step_s:.2f}" for word in words)]
+        return word_cells(words, step_s)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> CtcEvaluation:
@@ -200,6 +207,11 @@ def _inconsistency(output: CtcOutput) -> torch.Tensor:
 
     both_BT = divergence_BT(log_a_BTV, log_b_BTV) + divergence_BT(log_b_BTV, log_a_BTV)
     return both_BT.where(valid_BT, 0.0).sum()
+
+
+def word_cells(words: Sequence[TimedWord], step_s: float) -> list[str]:
+    """Text, and words with their times, of words counted in frames `step_s` apart."""
+    return [" ".join(word.text for word in words), ", ".join(word.in_seconds(step_s) for word in words)]
 
 
 def frames_needed(targets: torch.Tensor, target_lengths_B: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,10 @@ class TimedWord(NamedTuple):
     start: int  # first frame of its first letter
     end: int  # frame after the last of its last letter
 
+    def in_seconds(self, step_s: float) -> str:
+        """The word, its start and end, of frames `step_s` apart."""
+        return f"{self.text} {self.start * step_s:.2f}-{self.end * step_s:.2f}"
+
 
 class Decoder(ABC):
     """`logits_BTV` need not be normalised; frames at and past `lengths_B` are never read."""

@@ -70,8 +70,8 @@ class Objective(ABC):
         """What `cells` gives, as the header of a table."""
 
     @abstractmethod
-    def cells(self, output: Any, class_names: Sequence[str], frame_s: float, frames: int) -> list[str]:
-        """A user's reading of the output for one utterance of so many frames, `frame_s` apart."""
+    def cells(self, output: Any, class_names: Sequence[str], step_s: float) -> list[str]:
+        """A user's reading of the output for one utterance; the encoder's states are `step_s` apart."""
 
     @abstractmethod
     def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:
