@@ -28,6 +28,9 @@ _PROBE_UTTERANCES, _PROBE_FRAMES = 3, 9
 class IntegerInference(Budget):
     """A float network sized for the budget, converted to integers after training.
 
+    A classifier over the compact encoder becomes integers as a whole, of other networks the recurrent layers do and all
+    else stays float; the certificate lists both.
+
     Without `qat_epochs` the best float epoch is converted; with them so many epochs follow in which the network trains
     with the integer rules faked, each is converted and validated in integers, and the best of these is deployed.
 
@@ -64,7 +67,7 @@ class IntegerInference(Budget):
         self.float_checkpoint, self.distillation = float_checkpoint, distillation
         self._fake: FakeQuantized | None = None
         self._train: Utterances | None = None
-        self._promise = ""
+        self._promise = ""  # of the integer form, once there is one
 
     def layer_bytes(self, size: LayerSize) -> int:
         return size.bytes(weight=1, bias=4, fixed=2) if self.expand_to_budget else size.bytes()
@@ -144,11 +147,6 @@ class IntegerInference(Budget):
         layers, total = deployed.recurrent_layer_bytes(), deployed.model_bytes()
         return Stored(layers, total, 8.0, total, layers)
 
-    def _converted(self, network: Network, train: Utterances) -> IntegerForm:
-        converted = convert(network, calibration_batches(train))
-        self.constrained, self._promise = converted.constrained, converted.promise
-        return converted
-
     def engines(self, deployed: nn.Module) -> dict[str, tuple[nn.Module, int]]:
         assert isinstance(deployed, IntegerForm)
         assert self.reference is not None, "engines stand side by side where the float network is at hand"
@@ -158,6 +156,11 @@ class IntegerInference(Budget):
             "dynamic": (dynamic_int8(on_cpu), dynamic_bytes(on_cpu)),
             "integer": (deployed, deployed.model_bytes()),
         }
+
+    def _converted(self, network: Network, train: Utterances) -> IntegerForm:
+        converted = convert(network, calibration_batches(train))
+        self.constrained, self._promise = converted.constrained, converted.promise
+        return converted
 
 
 def _operations_on_random_codes(part: IntegerPart) -> int:

@@ -1,1 +1,1 @@
-"""Integer-only inference of the compact models: only integers between the quantised features and the logits."""
+"""Integer-only inference: of compact classifiers between the quantised features and the logits, else of recurrent layers."""

@@ -66,7 +66,7 @@ class FakeQuantized(nn.Module):
 
     Ranges are those of `batches` at construction. Beside float rounding it differs from the integer network in two
     ways: parts and biases are not rounded before they are added, and sigmoid, tanh and softmax are the functions and not
-    their tables. Batch normalisation of a front keeps its running statistics.
+    their tables. A front in integers keeps its running statistics.
     """
 
     def __init__(self, network: Network, batches: Iterable[Batch]) -> None:

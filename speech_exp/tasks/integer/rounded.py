@@ -5,12 +5,11 @@ Shape letters: B batch, T frames, D layer input, F features, H states.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from speech_exp.models.layer import RecurrentLayer
+from speech_exp.objectives.classification import ClassificationNetwork
 from speech_exp.objectives.objective import Network
 from speech_exp.tasks.integer import equations
 from speech_exp.tasks.integer.equations import Rounding, has_integer_parts_only
@@ -20,12 +19,12 @@ from speech_exp.tasks.integer.substitution import recurrent_layers, substituted
 class _RoundedNetwork(nn.Module):
     """All of a classification network of the compact encoder."""
 
-    def __init__(self, network: Network, rounding: Rounding) -> None:
+    def __init__(self, network: ClassificationNetwork, rounding: Rounding) -> None:
         super().__init__()
         self.network, self.rounding = network, rounding
 
-    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> Any:
-        return equations.logits(self.network, features_BTF, lengths_B, self.rounding)  # type: ignore[arg-type]
+    def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        return equations.logits(self.network, features_BTF, lengths_B, self.rounding)
 
 
 class _RoundedLayer(nn.Module):
