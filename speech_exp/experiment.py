@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from speech_exp.data.dataset import DataSet
-    from speech_exp.data.digits import Digits
-    from speech_exp.data.gigaspeech import GigaSpeech
-    from speech_exp.data.strings import DigitStrings
     from speech_exp.features.assembly import Features
     from speech_exp.features.augment import SpecAugment
     from speech_exp.features.distortion import Variants
@@ -194,80 +191,26 @@ class Experiment:
     @cached_property
     def features(self) -> Features:
         """Normalised features of all parts on the trainer's device; recordings dropped for bad audio are named."""
-        from speech_exp.data.digits import Digits
-        from speech_exp.data.gigaspeech import GigaSpeech
-        from speech_exp.data.strings import DigitStrings
+        from speech_exp.features.parts import FeaturePlan, features_of
+        from speech_exp.features.speed import check_speeds
+        from speech_exp.objectives.text import to_ids
 
-        started = time.perf_counter()
-        if isinstance(self.dataset, DigitStrings):
-            features = self._string_features(self.dataset)
-        elif isinstance(self.dataset, GigaSpeech):
-            features = self._cut_features(self.dataset)
-        else:
-            assert isinstance(self.dataset, Digits)
-            features = self._digit_features(self.dataset)
-        self.features_seconds = time.perf_counter() - started
-        return features
-
-    def _digit_features(self, dataset: Digits) -> Features:
-        from speech_exp.features.assembly import assemble
-
-        variants = self.variants
-        if self.trains and dataset.synthetic_voices and not variants:
-            raise ValueError(
-                f"dataset.synthetic_voices={dataset.synthetic_voices} join training only where the augmentation makes "
-                f"variants, got augment={self.choices['augment']}: set augment=strong or dataset.synthetic_voices=0"
-            )
-        if self.trains and self.config.augment.speeds:
-            raise ValueError(
-                f"augment.speeds={self.config.augment.speeds} change waveforms in the batch, dataset={dataset.name} "
-                f"holds features: set augment=strong, whose variants have other tempos, or augment.speeds=null"
-            )
-        description = {"extractor": self._description("features.extractor")}
-        if variants:
-            description["variants"] = self._description("augment.variants")
-        return assemble(
-            self.loaded,
+        started, variants = time.perf_counter(), self.variants
+        plan = FeaturePlan(
             self.extractor,
-            description,
+            self._descriptions(variants is not None),
             self.normalizer,
-            self.cache_folder,
-            self.trainer.runtime.device,
             variants,
-        )
-
-    def _string_features(self, dataset: DigitStrings) -> Features:
-        from speech_exp.features.string_batches import assemble_strings
-        from speech_exp.objectives.text import to_ids
-
-        device = self.trainer.runtime.device
-        return assemble_strings(
-            self.loaded, dataset.strings, self.extractor, self.normalizer, to_ids, self._speeds, device, self.variants
-        )
-
-    def _cut_features(self, dataset: GigaSpeech) -> Features:
-        from speech_exp.features.cut_assembly import assemble_cuts
-        from speech_exp.objectives.text import to_ids
-
-        return assemble_cuts(
-            self.loaded,
-            dataset.limits,
-            self.extractor,
-            self._description("features.extractor"),
-            self.normalizer,
+            check_speeds(list(self.config.augment.speeds or ()) if self.trains else None),
+            self.trains,
             to_ids,
             self.network.encoder.frames_per_state,
-            self._speeds,
-            dataset.workers,
+            self.cache_folder,
             self.trainer.runtime.device,
         )
-
-    @property
-    def _speeds(self) -> list[float]:
-        """At which waveforms are heard in training; nothing else hears another speed."""
-        from speech_exp.features.speed import check_speeds
-
-        return check_speeds(list(self.config.augment.speeds or ()) if self.trains else None)
+        features = features_of(self.dataset, self.loaded, plan)
+        self.features_seconds = time.perf_counter() - started
+        return features
 
     @property
     def cache_folder(self) -> Path:
@@ -275,10 +218,13 @@ class Experiment:
 
         return Path(self.config.cache_dir) if self.config.cache_dir else user_cache() / "features"
 
-    def _description(self, key: str) -> dict[str, Any]:
-        node = OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True)
-        assert isinstance(node, dict)
-        return {str(name): value for name, value in node.items()}
+    def _descriptions(self, with_variants: bool) -> dict[str, dict[str, Any]]:
+        """Configs of what decides the features."""
+        keys = {"extractor": "features.extractor", **({"variants": "augment.variants"} if with_variants else {})}
+        return {name: cast("dict[str, Any]", self._plain(key)) for name, key in keys.items()}
+
+    def _plain(self, key: str) -> Any:
+        return OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True)
 
     def plain_config(self) -> dict[str, Any]:
         """The resolved config and the choices it was composed from, in plain Python values."""

@@ -35,7 +35,7 @@ def test_a_word_is_given_with_the_space_behind_it_and_the_last_at_the_end():
 
 def test_the_network_gives_the_logits_of_the_whole_at_every_downsampled_frame():
     torch.manual_seed(0)
-    encoder = AsrEncoder(3, lambda size: GRU(size, 6), False, 2, 0.0, 8, 4, "off", 2, 2)
+    encoder = AsrEncoder(3, lambda size: GRU(size, 6), False, 2, 0.0, 8, 4, "off", 2, 2, False)
     network = CtcNetwork(encoder, len(SYMBOLS), 0.0, 0.0).eval()
     features_BTF = torch.randn(2, 11, 3)
     logits_BTV, _ = network(features_BTF, torch.tensor([11, 11]))
