@@ -52,7 +52,7 @@ class MixedNetwork(IntegerForm):
         """`network` gives the topology; codes are 0 until `load` or `load_state_dict`."""
         super().__init__()
         layers = {name: IntegerRecurrent(layer) for name, layer in recurrent_layers(network).items()}
-        self.network = substituted(network, layers, shares=False).cpu().eval()
+        self.network = substituted(network, layers, shares=False).cpu().eval().requires_grad_(False)
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> Any:
         """The output of the network on the CPU, in float32 under autocast too."""

@@ -1,12 +1,15 @@
-"""Small networks of every kind that the integer engine covers, and batches for them."""
+"""Small networks of every kind that has an integer form, and batches for them."""
 
 import torch
+from torch import nn
 
 from speech_exp.data.batches import Batch
+from speech_exp.models.asr_encoder import AsrEncoder
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.objectives.ctc import CtcNetwork, CtcOutput
 
 FEATURES, CLASSES = 5, 4
 CELLS = {
@@ -58,3 +61,52 @@ def random_codes(batch_size: int, frames: int, seed: int = 3) -> torch.Tensor:
     codes = torch.randint(-127, 128, (batch_size, frames, FEATURES), generator=generator, dtype=torch.int8)
     extreme = torch.rand(codes.shape, generator=generator) < 0.3
     return torch.where(extreme, codes.sign() * 127, codes)
+
+
+WIDTH, LENGTHS = 8, [14, 5, 9]
+BLOCK = "encoder.blocks.1.recurrent"
+
+
+def attention_encoder(name: str, bidirectional: bool = False) -> AsrEncoder:
+    return AsrEncoder(FEATURES, CELLS[name], bidirectional, 2, 0.1, WIDTH, 2, "full", 2, 3)
+
+
+def recogniser(name: str, bidirectional: bool = False) -> CtcNetwork:
+    torch.manual_seed(1)
+    return CtcNetwork(attention_encoder(name, bidirectional), 6, 0.1, 0.0).eval()
+
+
+def compact_recogniser(name: str) -> CtcNetwork:
+    torch.manual_seed(1)
+    return CtcNetwork(CompactEncoder(FEATURES, CELLS[name], True, 2, 0.1, 3, 3), 6, 0.1, 0.0).eval()
+
+
+def attention_classifier(name: str) -> ClassificationNetwork:
+    torch.manual_seed(1)
+    return ClassificationNetwork(attention_encoder(name), CLASSES, "attention", 0.1).eval()
+
+
+# Those with parts that stay float, and their recurrent layers.
+MIXED = {
+    "recogniser": (recogniser, ["encoder.blocks.0.recurrent", BLOCK]),
+    "compact recogniser": (compact_recogniser, ["encoder.layers.0", "encoder.layers.1"]),
+    "classifier with attention": (attention_classifier, ["encoder.blocks.0.recurrent", BLOCK]),
+}
+
+
+def of(network: nn.Module, given: Batch) -> torch.Tensor:
+    """Logits of the utterances, or of their valid frames, one row each."""
+    output = network(given.features_BTF, given.lengths_B)
+    if not isinstance(output, CtcOutput):
+        return output
+    frames_T = torch.arange(output.logits_BTV.shape[1])
+    return output.logits_BTV[frames_T < output.lengths_B.unsqueeze(1)]
+
+
+def seen_by(module: nn.Module, network: nn.Module, given: Batch) -> tuple[torch.Tensor, ...]:
+    """Inputs, lengths and output of `module` while `network` computes."""
+    found: list[torch.Tensor] = []
+    handle = module.register_forward_hook(lambda _, inputs, output: found.extend([*inputs, output]))
+    network(given.features_BTF, given.lengths_B)
+    handle.remove()
+    return tuple(found)
