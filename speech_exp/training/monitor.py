@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import weakref
@@ -21,27 +22,30 @@ class DeviceMonitor:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._samples: list[float] = []
+        self._samples_taken = False
         self._closed = threading.Event()
         if device.type != "cuda":
             return
         torch.cuda.reset_peak_memory_stats(device)
         if _gpu_utilisation(device) is not None:
+            self._samples_taken = True
             sampler = threading.Thread(target=_sample, args=(device, self._samples, self._closed), daemon=True)
             sampler.start()
             weakref.finalize(self, self._closed.set)
 
     def epoch_values(self) -> dict[str, float]:
         """Since the last call: on a GPU `gpu_memory_gb`, the peak of what torch held (GB = 1e9 bytes), and
-        `gpu_utilisation`, the mean share of time in percent in which any kernel ran; on a CPU `memory_gb`, the peak of
+        `gpu_utilisation`, the mean share of time in percent in which any kernel ran (NaN in less than a second); on a CPU `memory_gb`, the peak of
         the process's resident set, which only the start of the process resets.
         """
         if self.device.type != "cuda":
             return _resident_peak()
         values = {"gpu_memory_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
         torch.cuda.reset_peak_memory_stats(self.device)
-        if samples := self._samples[:]:
+        if self._samples_taken:
+            samples = self._samples[:]
             del self._samples[: len(samples)]  # the thread may have appended meanwhile
-            values["gpu_utilisation"] = sum(samples) / len(samples)
+            values["gpu_utilisation"] = sum(samples) / len(samples) if samples else math.nan
         return values
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
 from speech_exp.tasks.task import Phase, Task
 from speech_exp.training import checkpoint
+from speech_exp.training.monitor import DeviceMonitor
 from speech_exp.training.optimization import Optimization, Schedule
 from speech_exp.training.runtime import Device, Precision, Runtime, set_up
 
@@ -115,6 +116,7 @@ class Trainer:
         forward: nn.Module = torch.compile(network, dynamic=True) if self.compile else network  # type: ignore[assignment]
         best: tuple[nn.Module, int, dict[str, float]] | None = None
         started, epoch, spent_s, utterances = time.perf_counter(), 0, 0.0, 0
+        monitor = DeviceMonitor(self.runtime.device)
 
         def validate() -> dict[str, float]:
             nonlocal best
@@ -146,13 +148,14 @@ class Trainer:
                     utterances += heard
                     metrics = validate()
                     train_loss, speed = loss_sum / weight_sum, heard / train_s
-                    on_epoch(_row(task, epoch, train_loss, metrics, lr, epoch_started, speed))
+                    on_epoch(_row(task, epoch, train_loss, metrics, lr, epoch_started, speed) | monitor.epoch_values())
                     self._save_state(folder, epoch, network, optimization, order)
                     self._tell(bar, train_loss, metrics, speed)
                     if best and self.patience and epoch - best[1] >= self.patience and task.may_stop_early(epoch):
                         break
         if not phases:
-            on_epoch(_row(task, 0, math.nan, validate(), 0.0, started, 0.0))
+            on_epoch(_row(task, 0, math.nan, validate(), 0.0, started, 0.0) | monitor.epoch_values())
+        monitor.close()
         assert best is not None, "a task lets at least its last epoch compete"
         return Fit(*best, epoch, time.perf_counter() - started, utterances / spent_s if spent_s else 0.0)
 
