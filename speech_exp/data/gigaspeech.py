@@ -149,9 +149,10 @@ class GigaSpeech:
         root = self._download_root()
         if not (root / METADATA).exists():
             return False
-        release = Release(root, tuple(self._parts.values()))
-        for _ in release.audios():
-            pass
+        with progress("looking for audio (MB)", (root / METADATA).stat().st_size / 1e6) as bar:
+            release = Release(root, tuple(self._parts.values()), bar.advance)
+            for _ in release.audios():
+                pass
         return not release.missing
 
     def _folder(self, root: Path) -> Path:

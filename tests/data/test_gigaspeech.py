@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,15 @@ def test_forked_processes_do_not_move_each_others_position(loaded_cuts: LoadedCu
     for job in jobs:
         job.join(timeout=60)
     assert found == [expected] * 3
+
+
+@pytest.mark.parametrize("package", ["lhotse", "ijson", "speechcolab"])
+def test_a_missing_package_is_named_with_its_extra(
+    small_release: Path, tmp_path: Path, gigaspeech: Make, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    root = tmp_path if package == "speechcolab" else small_release
+    with pytest.raises(
+        ValueError, match=rf"needs {package}, which is not installed: pip install 'speech_exp\[gigaspeech\]'$"
+    ):
+        gigaspeech(root=str(root), prepared=str(tmp_path / "prepared"), password="x").prepare()
