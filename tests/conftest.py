@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from speech_exp.data.digits import Digits
 from speech_exp.data.gigaspeech import GigaSpeech, LoadedCuts
+from speech_exp.data.selection import Limits
 
 SAMPLE_RATE_HZ = 8000
 
@@ -102,6 +103,7 @@ def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) 
             "host": "tsinghua",
             "sample_rate_hz": 16000,
             "workers": 1,
+            "limits": Limits(0.5, 20.0, None),
         }
         return GigaSpeech(**{**arguments, **changes})
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from speech_exp.data.transcripts import LETTERS, training_text
+from speech_exp.data.transcripts import LETTERS, UNKNOWN_TAG, training_text
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -32,7 +32,10 @@ REFUSALS = (  # by their code in `CutTable.refusal_U`
     "a garbage tag: no speech to learn",
     "characters outside the alphabet of letters, apostrophe and space",
     "no text: nothing to learn",
+    "a time behind its recording's end",
+    "a word that nobody could write down (<UNK>)",
 )
+GARBAGE, CHARACTERS, NO_TEXT, OUTSIDE, UNKNOWN_WORD = range(1, len(REFUSALS))
 _ALPHABET = frozenset((*LETTERS, " "))
 _MANIFEST = "cuts.jsonl"
 _COLUMNS: dict[str, type[np.generic]] = {
@@ -44,6 +47,7 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "refusal_U": np.uint8,
 }
 _LINE_BYTES = 2048  # most lines are shorter
+_ROUNDING_S = 1e-3  # times are given in hundredths of a second, durations in tenths of a millisecond
 _BLOCK = 16384  # utterances that a writer holds before it appends them
 
 
@@ -123,8 +127,9 @@ class CutTable(PickledByFile):
         return self.entry(number)["id"]
 
     def text(self, number: int) -> str:
-        """Training text; empty where a garbage tag says that there is no speech."""
-        return training_text(self.entry(number)["supervisions"][0]["text"]) or ""
+        """Training text without `<UNK>`, which scoring does not count; empty where a garbage tag says that there is no speech."""
+        text = training_text(self.entry(number)["supervisions"][0]["text"]) or ""
+        return " ".join(word for word in text.split() if word != UNKNOWN_TAG.lower())
 
     @cached_property
     def _lines(self) -> BinaryIO:
@@ -171,7 +176,7 @@ class TableWriter:
             "characters_U": len(text or ""),
             "needed_U": needed_frames(text or ""),
             "shard_U": 0,
-            "refusal_U": refusal(text),
+            "refusal_U": OUTSIDE if cut.end > cut.recording.duration + _ROUNDING_S else refusal(text),
         }
         for name, value in row.items():
             self._columns[name].append(value)
@@ -232,7 +237,9 @@ def needed_frames(text: str) -> int:
 def refusal(text: str | None) -> int:
     """Position in `REFUSALS` of why training cannot learn this training text, 0 where it can."""
     if text is None:
-        return 1
+        return GARBAGE
+    if UNKNOWN_TAG.lower() in text.split():
+        return UNKNOWN_WORD
     if not _ALPHABET.issuperset(text):
-        return 2
-    return 0 if text else 3
+        return CHARACTERS
+    return 0 if text else NO_TEXT

@@ -27,7 +27,6 @@ _AUDIO_FIELDS = {
 _SEGMENT_FIELDS = {
     "sid": str, "begin_time": _NUMBER, "end_time": _NUMBER, "text_tn": str, "speaker": str, "subsets": list,
 }  # fmt: skip
-_ROUNDING_S = 1e-3  # times are given in hundredths of a second, durations in tenths of a millisecond
 _NAMED = 3  # of the missing files
 
 
@@ -127,7 +126,7 @@ class Release:
             where = f"segment {segment['sid']} of {name}"
             self._check_subsets(segment, where)
             begin_s, end_s = segment["begin_time"], segment["end_time"]
-            if not 0 <= begin_s < end_s <= audio["duration"] + _ROUNDING_S:
+            if not 0 <= begin_s < min(end_s, audio["duration"]):
                 raise ValueError(
                     f"{self.path}: {where} lasts from {begin_s} to {end_s} s in a recording of {audio['duration']} s: "
                     f"correct or remove the segment, or {HOW_TO_GET_IT}"

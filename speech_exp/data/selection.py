@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speech_exp.data.cuts import REFUSALS, CutTable
+from speech_exp.data.cuts import CHARACTERS, GARBAGE, OUTSIDE, REFUSALS, CutTable
 from speech_exp.data.recordings import Dropped
 
 _NAMED = 1000  # utterances named of each reason; a corpus may hold millions of them
@@ -64,13 +64,13 @@ class Limits:
 
 def speech(table: CutTable, part: str) -> tuple[np.ndarray, list[Dropped]]:
     """Positions of what is scored of a part: all but the segments that hold a garbage tag, as the release's recipes do."""
-    for code, reason in enumerate(REFUSALS):
-        if code > 1 and len(found := np.flatnonzero(table.refusal_U == code)):
+    for code in (CHARACTERS, OUTSIDE):
+        if len(found := np.flatnonzero(table.refusal_U == code)):
             raise ValueError(
-                f"{part} utterance {table.id(int(found[0]))} has {reason}: mend its text_tn in GigaSpeech.json"
+                f"{part} utterance {table.id(int(found[0]))} has {REFUSALS[code]}: mend it in GigaSpeech.json"
             )
-    garbage_N = np.flatnonzero(table.refusal_U == 1)
-    return np.flatnonzero(table.refusal_U == 0), _named(table, garbage_N, REFUSALS[1])
+    garbage_U = table.refusal_U == GARBAGE
+    return np.flatnonzero(~garbage_U), _named(table, np.flatnonzero(garbage_U), REFUSALS[GARBAGE])
 
 
 def _named(table: CutTable, numbers_N: np.ndarray, reason: str) -> list[Dropped]:

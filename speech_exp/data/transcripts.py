@@ -8,6 +8,7 @@ LETTERS = (*string.ascii_lowercase, "'")  # what a transcript consists of, besid
 
 GARBAGE_TAGS = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")  # segments without speech to learn
 PUNCTUATION_TAGS = ("<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>")
+UNKNOWN_TAG = "<UNK>"  # a word that transcribers did not understand
 FILLERS = ("UH", "UHH", "UM", "EH", "MM", "HM", "AH", "HUH", "HA", "ER", "OOF", "HEE", "ACH", "EEE", "EW")
 
 

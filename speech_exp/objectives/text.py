@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from speech_exp.data.transcripts import FILLERS, GARBAGE_TAGS, LETTERS, PUNCTUATION_TAGS
+from speech_exp.data.transcripts import FILLERS, GARBAGE_TAGS, LETTERS, PUNCTUATION_TAGS, UNKNOWN_TAG
 
 BLANK = 0  # no character (Graves et al. 2006, section 3); torch's kernel and the decoders count on its number
 SPACE = 1
 SYMBOLS = ("<blank>", " ", *LETTERS)
 _ID_OF = {symbol: number for number, symbol in enumerate(SYMBOLS) if number != BLANK}
 
-_NOT_SCORED = frozenset((*FILLERS, "<UNK>", *PUNCTUATION_TAGS, *GARBAGE_TAGS))
+_NOT_SCORED = frozenset((*FILLERS, UNKNOWN_TAG, *PUNCTUATION_TAGS, *GARBAGE_TAGS))
 
 
 def to_ids(text: str) -> list[int]:

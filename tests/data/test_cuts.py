@@ -38,7 +38,7 @@ def written(folder: Path, texts: list[str], part: str = "part") -> CutTable:
     return open_table(folder, part)
 
 
-TEXTS = ["HELLO <COMMA> WORLD", "<SIL>", "NUMBER 9", "<PERIOD>", "É", "ALL-STAR", ""]
+TEXTS = ["HELLO <COMMA> WORLD", "<SIL>", "NUMBER 9", "<PERIOD>", "É", "ALL-STAR", "A <UNK> B"]
 
 
 def test_each_line_is_the_cut_that_was_written(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_each_line_is_the_cut_that_was_written(tmp_path: Path) -> None:
     for number in (3, 0, 6, 1):
         assert table.cut(number) == cut_of(number, TEXTS[number], 1 + number / 100)
         assert table.id(number) == f"u{number}"
-    assert [table.text(number) for number in range(7)] == ["hello world", "", "number 9", "", "é", "all star", ""]
+    assert [table.text(number) for number in range(7)] == ["hello world", "", "number 9", "", "é", "all star", "a b"]
     for number in (-1, 7):
         with pytest.raises(IndexError, match=f"utterance {number} of 7"):
             table.cut(number)
@@ -63,9 +63,9 @@ def test_lhotse_reads_the_manifest(tmp_path: Path) -> None:
 def test_the_columns(tmp_path: Path) -> None:
     table = written(tmp_path, TEXTS)
     assert table.samples_U.tolist() == [round((1 + number / 100) * RATE_HZ) for number in range(7)]
-    assert table.characters_U.tolist() == [11, 0, 8, 0, 1, 8, 0]
-    assert table.needed_U.tolist() == [12, 0, 8, 0, 1, 9, 0]
-    assert table.refusal_U.tolist() == [0, 1, 2, 3, 2, 0, 3]
+    assert table.characters_U.tolist() == [11, 0, 8, 0, 1, 8, 9]
+    assert table.needed_U.tolist() == [12, 0, 8, 0, 1, 9, 9]
+    assert table.refusal_U.tolist() == [0, 1, 2, 3, 2, 0, 5]
     assert table.shard_U.tolist() == [0] * 7
     types = {name: getattr(table, name).dtype for name in ("offsets_U", "samples_U", "needed_U", "refusal_U")}
     assert types == {"offsets_U": np.int64, "samples_U": np.int64, "needed_U": np.int32, "refusal_U": np.uint8}

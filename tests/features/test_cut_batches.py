@@ -1,5 +1,6 @@
 """Batches that are read from disk: what a worker reads, what the device makes of it, and what training leaves out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,8 +178,13 @@ def test_frames_that_just_carry_a_text_are_enough(table):
 
 
 def test_evaluation_leaves_out_garbage_alone_and_refuses_unknown_characters(table):
-    with pytest.raises(ValueError, match=r"test utterance u5 has characters outside .* mend its text_tn"):
+    with pytest.raises(ValueError, match=r"test utterance u5 has characters outside .*: mend it in GigaSpeech\.json"):
         speech(table, "test")
+    refusal_U = table.refusal_U.copy()
+    refusal_U[5] = 0
+    chosen_U, dropped = speech(replace(table, refusal_U=refusal_U), "test")
+    assert chosen_U.tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert [item.id for item in dropped] == ["u2"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speech_exp.data.transcripts import training_text
 from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_ids, to_text, words_apart
 
 
@@ -55,3 +56,13 @@ def test_words_stand_one_space_apart():
 def test_scoring_text(text, scored):
     assert scoring_text(text) == scored
     assert scoring_text(scored) == scored
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["STATE-OF-THE-ART <COMMA> UH IT'S <PERIOD>", "A <UNK> B <QUESTIONMARK>", "UM <EXCLAMATIONPOINT>", "HA-HA  YES"],
+)
+def test_a_reference_that_was_brought_to_characters_is_scored_as_the_raw_one(raw):
+    """Evaluation hands over characters alone; `CutTable.text` leaves `<UNK>` out, which no character stands for."""
+    text = " ".join(word for word in training_text(raw).split() if word != "<unk>")
+    assert scoring_text(to_text(to_ids(text))) == scoring_text(raw)

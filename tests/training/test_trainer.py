@@ -67,7 +67,9 @@ def train(folder, seed=0, task=None, augment=None, dropout=0.2, **changes):
 
 
 def without_times(history):
-    return [{key: row[key] for key in row if key not in ("seconds", "utterances_per_s", "memory_gb")} for row in history]
+    return [
+        {key: row[key] for key in row if key not in ("seconds", "utterances_per_s", "memory_gb")} for row in history
+    ]
 
 
 def test_it_learns_and_reports_each_epoch(tmp_path):
