@@ -103,9 +103,18 @@ class LinearMemory(nn.Module):
             added_BCM = u_BC.to(dtype).unsqueeze(2) * self.tables.input_vector(u_BC, dtype)
             return (decayed_BCM + added_BCM).to(state_BCM.dtype)
 
-    @torch.compiler.disable
     def plan(self, u_BTC: torch.Tensor, hidden: int = 0, has_state: bool = False) -> Plan:
-        """How a signal of this shape will be treated, with `hidden` rows of projection or none."""
+        """How a signal of this shape will be treated, with `hidden` rows of projection or none.
+
+        In a compiled graph chunks of one length serve signals of all lengths: a choice by length would compile anew for
+        each, at minutes a time.
+        """
+        if torch.compiler.is_compiling() and self.algorithm in ("auto", "chunked"):
+            return Plan("chunks", bool(hidden) and not has_state, self.chunk_lengths[0])
+        return self._cheapest(u_BTC, hidden, has_state)
+
+    @torch.compiler.disable
+    def _cheapest(self, u_BTC: torch.Tensor, hidden: int, has_state: bool) -> Plan:
         batch, frames, channels = u_BTC.shape
         taps = self.tables.taps(frames, _product_dtype(u_BTC))
         work = Workload(batch, frames, channels, self.order, taps, hidden, u_BTC.device.type)
@@ -122,6 +131,7 @@ class LinearMemory(nn.Module):
             return self._windowed(u_BTC, weight_HCM)
         return self._chunked(u_BTC, state_BCM, weight_HCM, plan.chunk_frames)
 
+    @torch.compiler.disable  # the compiler would unroll the frames
     def _sequential(self, u_BTC: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
         dtype, product_dtype = _state_dtype(u_BTC), _product_dtype(u_BTC)
         with torch.autocast(u_BTC.device.type, enabled=False):
@@ -134,6 +144,7 @@ class LinearMemory(nn.Module):
                 states.append(state_BCM)
             return torch.stack(states, 1).to(product_dtype)
 
+    @torch.compiler.disable  # the compiler makes no kernels of complex numbers
     def _fft(self, u_BTC: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
         frames = u_BTC.shape[1]
         points = _fft_size(2 * frames)
@@ -143,16 +154,19 @@ class LinearMemory(nn.Module):
             product_BNCM = torch.fft.rfft(u_BTC.to(dtype), points, dim=1).unsqueeze(3) * spectrum_NM.unsqueeze(1)
             memory_BTCM = torch.fft.irfft(product_BNCM, points, dim=1)[:, :frames]
             if state_BCM is not None:
-                memory_BTCM = memory_BTCM + self._decay(state_BCM.to(dtype), frames)
+                memory_BTCM = memory_BTCM + self._decay(state_BCM.to(dtype), frames, 1)
             return memory_BTCM.to(product_dtype)
 
-    def _decay(self, state_BCM: torch.Tensor, frames: int) -> torch.Tensor:
-        """What is left of a state after 1 to `frames` frames (B, T, C, M), by doubling the number of frames known."""
-        decayed_BTCM = (state_BCM @ self.tables.matrix(1, state_BCM, state_BCM.dtype)).unsqueeze(1)
-        while (known := decayed_BTCM.shape[1]) < frames:
-            later_BTCM = decayed_BTCM @ self.tables.matrix(known, state_BCM, state_BCM.dtype)
-            decayed_BTCM = torch.cat([decayed_BTCM, later_BTCM], 1)
-        return decayed_BTCM[:, :frames]
+    def _decay(self, state_BCM: torch.Tensor, count: int, stride: int) -> torch.Tensor:
+        """What is left of a state after stride, 2 stride, ..., count stride frames, (B, count, C, M).
+
+        By doubling how many of them are known.
+        """
+        decayed_BKCM = (state_BCM @ self.tables.matrix(stride, state_BCM, state_BCM.dtype)).unsqueeze(1)
+        while (known := decayed_BKCM.shape[1]) < count:
+            later_BKCM = decayed_BKCM @ self.tables.matrix(known * stride, state_BCM, state_BCM.dtype)
+            decayed_BKCM = torch.cat([decayed_BKCM, later_BKCM], 1)
+        return decayed_BKCM[:, :count]
 
     def _windowed(self, u_BTC: torch.Tensor, weight_HCM: torch.Tensor | None) -> torch.Tensor:
         """Every frame's window of the signal times the impulse response, (B, T, C, M), or folded, (B, T, H)."""
@@ -183,7 +197,9 @@ class LinearMemory(nn.Module):
         """Chunk by chunk [inputs, state before] times the chunk table, (B, T, C, M), or folded, (B, T, H)."""
         batch, frames, channels = u_BTC.shape
         dtype = _product_dtype(u_BTC)
-        u_BKCL = F.pad(u_BTC, (0, 0, 0, -frames % length)).view(batch, -1, length, channels).transpose(2, 3)
+        chunks = (frames + length - 1) // length
+        padded_BTC = F.pad(u_BTC, (0, 0, 0, chunks * length - frames))
+        u_BKCL = padded_BTC.view(batch, chunks, length, channels).transpose(2, 3)
         starts_BKCM = self._starts(u_BKCL, state_BCM)
         rows_BKCW = torch.cat([u_BKCL, starts_BKCM.to(u_BKCL.dtype)], -1)
         table_WLM = self.tables.chunk(length, u_BTC, dtype)
@@ -192,33 +208,40 @@ class LinearMemory(nn.Module):
             return memory_BKCLM.transpose(2, 3).flatten(1, 2)[:, :frames]
         table_CWLH = _fold(table_WLM.flatten(0, 1), weight_HCM).unflatten(0, (-1, length)).permute(2, 0, 1, 3)
         projected_BKX = _times(rows_BKCW.flatten(2), table_CWLH.flatten(2).flatten(0, 1))
-        return projected_BKX.view(batch, -1, weight_HCM.shape[0])[:, :frames]
+        return projected_BKX.view(batch, chunks * length, weight_HCM.shape[0])[:, :frames]
 
     def _starts(self, u_BKCL: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
-        """The state before each chunk (B, K, C, M), in float32 at least, as rounding adds up over chunks."""
-        batch, chunks, channels, length = u_BKCL.shape
+        """The state before each chunk (B, K, C, M), in float32 at least, as every state of the chunk is made of it."""
         dtype = _state_dtype(u_BKCL)
         with torch.autocast(u_BKCL.device.type, enabled=False):
-            ends_BKCM = _times(u_BKCL[:, :-1].to(dtype), self.tables.response(length, u_BKCL, dtype))
-            ends_KNM = ends_BKCM.transpose(0, 1).flatten(1, 2)  # N = B * C signals
-            if state_BCM is None:
-                first_NM = ends_KNM.new_zeros(batch * channels, self.order)
-            else:
-                first_NM = state_BCM.to(dtype).flatten(0, 1)
-            if u_BKCL.device.type in LOOP_DEVICES:
-                decay_MM = self.tables.matrix(length, u_BKCL, dtype)
-                starts = [first_NM]
-                for end_NM in ends_KNM.unbind(0):
-                    starts.append(torch.addmm(end_NM, starts[-1], decay_MM))
-                starts_KNM = torch.stack(starts)
-            else:  # log2(K) large products in place of K small ones, which would be launches only
-                starts_KNM = torch.cat([first_NM.unsqueeze(0), ends_KNM])
-                span = 1
-                while span < chunks:
-                    decayed_KNM = starts_KNM[:-span] @ self.tables.matrix(span * length, u_BKCL, dtype)
-                    starts_KNM = torch.cat([starts_KNM[:span], starts_KNM[span:] + decayed_KNM])
-                    span *= 2
-        return starts_KNM.unflatten(1, (batch, channels)).transpose(0, 1)
+            u_BKCL, state_BCM = u_BKCL.to(dtype), None if state_BCM is None else state_BCM.to(dtype)
+            if u_BKCL.device.type in LOOP_DEVICES and not torch.compiler.is_compiling():
+                return self._starts_by_steps(u_BKCL, state_BCM)
+            return self._starts_at_once(u_BKCL, state_BCM)
+
+    def _starts_by_steps(self, u_BKCL: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
+        batch, _, channels, length = u_BKCL.shape
+        ends_BKCM = _times(u_BKCL[:, :-1], self.tables.response(length, u_BKCL, u_BKCL.dtype))
+        ends_KNM = ends_BKCM.transpose(0, 1).flatten(1, 2)  # N = B * C signals
+        decay_MM = self.tables.matrix(length, u_BKCL, u_BKCL.dtype)
+        first_NM = ends_KNM.new_zeros(batch * channels, self.order) if state_BCM is None else state_BCM.flatten(0, 1)
+        starts = [first_NM]
+        for end_NM in ends_KNM.unbind(0):
+            starts.append(torch.addmm(end_NM, starts[-1], decay_MM))
+        return torch.stack(starts).unflatten(1, (batch, channels)).transpose(0, 1)
+
+    def _starts_at_once(self, u_BKCL: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
+        """One product with the impulse response for all chunks, which on a GPU costs less than the launches of a loop."""
+        chunks, length = u_BKCL.shape[1], u_BKCL.shape[3]
+        response_JM = self.tables.whole_response(u_BKCL, u_BKCL.dtype)
+        taps = len(response_JM)
+        u_BCT = u_BKCL.transpose(1, 2).flatten(2)
+        window_BCKJ = F.pad(u_BCT, (taps, -length)).unfold(2, taps, length)  # of all frames before a chunk
+        starts_BKCM = _times(window_BCKJ, response_JM).transpose(1, 2)
+        if state_BCM is None:
+            return starts_BKCM
+        later_BKCM = self._decay(state_BCM, chunks - 1, length)
+        return starts_BKCM + torch.cat([state_BCM.unsqueeze(1), later_BKCM], 1)
 
 
 def _fold(table_XM: torch.Tensor, weight_HCM: torch.Tensor) -> torch.Tensor:

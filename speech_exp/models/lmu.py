@@ -140,6 +140,7 @@ class LMU(RecurrentLayer):
         frames_T = torch.arange(inputs_BTD.shape[1], device=inputs_BTD.device)
         return signal_BTC.masked_fill((frames_T >= lengths_B.unsqueeze(1)).unsqueeze(2), 0.0)
 
+    @torch.compiler.disable  # the compiler would unroll the frames
     def _forward_feedback(self, inputs_BTD: torch.Tensor) -> torch.Tensor:
         """The original form as one product a frame.
 

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 # Numbers below this are stored as zero. Powers of A decay into denormals, which slow a CPU product tenfold; their
 # products with signals of order one lie 11 decimal orders below the rounding of float32.
 FLUSH_BELOW = 1e-18
+LONGEST_RESPONSE = 2**16  # frames; at order 192 a window of a minute at 100 frames a second needs 11,000
+UNBOUNDED = 1e100  # a power of A that large only grows on; float64 still holds its square
 CACHED_SPECTRA = 8  # a bucketed epoch meets few FFT sizes; an endless stream of lengths must not fill the memory
 
 
@@ -53,7 +56,7 @@ class MemoryTables:
         self.B_M = B_M.detach().to("cpu", torch.float64, copy=True)
         self._response_JM = self.B_M.unsqueeze(0)  # A^j B for j = 0, 1, ...
         self._powers = {1: self.A_MM}
-        self._cast: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._kept: dict[str, dict[tuple[Any, ...], torch.Tensor]] = {kind: {} for kind in _MAKERS}
         self._spectra: OrderedDict[tuple[Any, ...], torch.Tensor] = OrderedDict()
         self._taps: dict[tuple[int, torch.dtype], int] = {}
 
@@ -96,22 +99,24 @@ class MemoryTables:
     def response(self, taps: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """A^j B for j = taps-1 down to 0, (J, M): what a window of the signal is multiplied by, oldest frame first."""
         length = len(self._response(taps))
-        whole_JM = self._get(("response", length), lambda: self._response_JM[:length].flip(0), like, dtype)
-        return whole_JM[length - taps :]
+        return self._get("response", length, like, dtype)[length - taps :]
+
+    def whole_response(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`response` with all taps that matter to a signal of any length."""
+        return self._get("whole_response", 0, like, dtype)
 
     @torch.compiler.disable
     def matrix(self, exponent: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The transpose of A^exponent, (M, M), by which rows of states are multiplied."""
-        return self._get(("power", exponent), lambda: self.power(exponent).T, like, dtype)
+        return self._get("matrix", exponent, like, dtype)
 
     @torch.compiler.disable
     def input_vector(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return self._get(("B",), lambda: self.B_M, like, dtype)
+        return self._get("input_vector", 0, like, dtype)
 
-    @torch.compiler.disable
     def chunk(self, length: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """From a chunk's L inputs and the state before it to its L states: (W, L, M), the state's rows last."""
-        return self._get(("chunk", length), lambda: self._chunk(length), like, dtype)
+        return self._get("chunk", length, like, dtype)
 
     @torch.compiler.disable
     def spectrum(self, points: int, frames: int, like: torch.Tensor) -> torch.Tensor:
@@ -144,14 +149,39 @@ class MemoryTables:
         table_WLM[length:] = torch.stack(powers).permute(2, 0, 1)
         return table_WLM
 
-    def _get(
-        self, key: tuple[Any, ...], make: Callable[[], torch.Tensor], like: torch.Tensor, dtype: torch.dtype
-    ) -> torch.Tensor:
-        key = (*key, dtype, like.device)
-        if key not in self._cast:
+    def _whole_response(self, dtype: torch.dtype) -> torch.Tensor:
+        frames = 1
+        while (taps := self.taps(frames, dtype)) == frames:
+            frames *= 2
+            if frames > LONGEST_RESPONSE or not self.power(frames).abs().max() < UNBOUNDED:
+                raise ValueError(
+                    f"an impulse response of the memory does not die out within {LONGEST_RESPONSE} frames, as compiled "
+                    "training needs: set trainer.compile=false or lower model.theta"
+                )
+        return self._response(taps)[:taps].flip(0)
+
+    def _get(self, kind: str, size: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        self._keep(kind, size, like.device, dtype)
+        return self._kept[kind][size, like.device, dtype]
+
+    # Called while a graph is traced too, which then finds the table and takes it as an input. A dictionary for each kind,
+    # because the tracer knows a dictionary by what it held when it was first seen.
+    @torch.compiler.assume_constant_result
+    def _keep(self, kind: str, size: int, device: torch.device, dtype: torch.dtype) -> None:
+        key = (size, device, dtype)
+        if key not in self._kept[kind]:
             # A table born in inference mode could not serve a later training step.
             with torch.inference_mode(False), torch.no_grad():
-                table = make()
+                table = _MAKERS[kind](self, size, dtype)
                 table = table.masked_fill(table.abs() < FLUSH_BELOW, 0.0)
-                self._cast[key] = table.to(like.device, dtype).contiguous()
-        return self._cast[key]
+                # Of a parameter, unlike any other tensor, the compiler takes the shape as fixed.
+                self._kept[kind][key] = nn.Parameter(table.to(device, dtype).contiguous(), requires_grad=False)
+
+
+_MAKERS: dict[str, Callable[[MemoryTables, int, torch.dtype], torch.Tensor]] = {
+    "response": lambda tables, length, _: tables._response_JM[:length].flip(0),
+    "whole_response": lambda tables, _, dtype: tables._whole_response(dtype),
+    "matrix": lambda tables, exponent, _: tables.power(exponent).T,
+    "input_vector": lambda tables, *_: tables.B_M,
+    "chunk": lambda tables, length, _: tables._chunk(length),
+}

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -64,6 +65,15 @@ def set_up(device: Device, precision: Precision, deterministic: bool) -> Runtime
     torch.backends.cuda.matmul.allow_tf32 = not deterministic
     _keep_freed_memory()
     return Runtime(chosen, precision)
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """`network` as few graphs for batches of all sizes and lengths (torch.compile), made when it first sees a batch."""
+    import torch._dynamo  # takes a second
+
+    # Numbers such as a dropout's share never change here; taken as inputs they would have each graph compiled twice.
+    torch._dynamo.config.specialize_float = True
+    return torch.compile(network, dynamic=True)  # type: ignore[return-value]
 
 
 def seed_everything(seed: int) -> None:

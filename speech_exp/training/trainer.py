@@ -21,7 +21,7 @@ from speech_exp.tasks.task import Phase, Task
 from speech_exp.training import checkpoint
 from speech_exp.training.monitor import DeviceMonitor
 from speech_exp.training.optimization import Optimization, Schedule
-from speech_exp.training.runtime import Device, Precision, Runtime, set_up
+from speech_exp.training.runtime import Device, Precision, Runtime, compiled, set_up
 
 EpochRow = dict[str, float | str]
 
@@ -113,7 +113,7 @@ class Trainer:
         phases = task.phases(self.epochs)
         order = torch.Generator().manual_seed(seed)
         augment.seed(seed, self.runtime.device)
-        forward: nn.Module = torch.compile(network, dynamic=True) if self.compile else network  # type: ignore[assignment]
+        forward: nn.Module = compiled(network) if self.compile else network
         best: tuple[nn.Module, int, dict[str, float]] | None = None
         started, epoch, spent_s, utterances = time.perf_counter(), 0, 0.0, 0
         monitor = DeviceMonitor(self.runtime.device)
