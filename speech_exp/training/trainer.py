@@ -148,13 +148,15 @@ class Trainer:
                     utterances += heard
                     metrics = validate()
                     train_loss, speed = loss_sum / weight_sum, heard / train_s
-                    on_epoch(_row(task, epoch, train_loss, metrics, lr, epoch_started, speed) | monitor.epoch_values())
+                    on_epoch(
+                        {**_row(task, epoch, train_loss, metrics, lr, epoch_started, speed), **monitor.epoch_values()}
+                    )
                     self._save_state(folder, epoch, network, optimization, order)
                     self._tell(bar, train_loss, metrics, speed)
                     if best and self.patience and epoch - best[1] >= self.patience and task.may_stop_early(epoch):
                         break
         if not phases:
-            on_epoch(_row(task, 0, math.nan, validate(), 0.0, started, 0.0) | monitor.epoch_values())
+            on_epoch({**_row(task, 0, math.nan, validate(), 0.0, started, 0.0), **monitor.epoch_values()})
         monitor.close()
         assert best is not None, "a task lets at least its last epoch compete"
         return Fit(*best, epoch, time.perf_counter() - started, utterances / spent_s if spent_s else 0.0)
