@@ -1,0 +1,140 @@
+"""The corpus from the release to a recogniser through the composition root, on two real recordings at toy size."""
+
+import csv
+import json
+import math
+
+import pytest
+from composition import experiment
+
+from speech_exp.reporting.results_schema import validate_results
+
+TINY = (
+    "encoder=asr_small",
+    "encoder.width=16",
+    "encoder.num_layers=1",
+    "encoder.attention_heads=2",
+    "model.hidden_size=8",
+    "trainer.epochs=2",
+    "trainer.batch_size=8",
+    "trainer.epoch_batches=2",
+    "dataset.workers=0",
+)
+
+
+@pytest.fixture(scope="module")
+def act(compose, small_release, tmp_path_factory):
+    prepared = tmp_path_factory.mktemp("prepared")
+    where = ("dataset=gigaspeech", f"dataset.root={small_release}", f"dataset.prepared={prepared}")
+
+    def run(folder, *overrides):
+        built = experiment(compose(*where, *overrides, "trainer.device=cpu"), folder)
+        own = ("action", "checkpoint", "audio", "decoder", "part", "dataset", "dataset.root", "dataset.prepared")
+        built.overrides = tuple(one for one in (*where, *overrides) if one.partition("=")[0] in own)
+        built.build("action")(built)
+        return built
+
+    return run
+
+
+def results(folder):
+    found = json.loads((folder / "results.json").read_text())
+    validate_results(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(act, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    act(folder, *TINY, "model=lmu", "seed=3")
+    return folder
+
+
+def best(folder):
+    (path,) = folder.glob("checkpoints/*_best.pt")
+    return path
+
+
+def test_a_run_leaves_every_file_and_names_what_it_dropped(run):
+    found = results(run)
+    assert (found["dataset"], found["objective"], found["features"]) == ("gigaspeech", "ctc", "logmel80")
+    record = json.loads((run / "run.json").read_text())
+    assert {item["reason"] for item in record["dropped"]} >= {"a garbage tag: no speech to learn"}
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert not any("<" in row["reference"] for row in rows)
+    with (run / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert all(float(row["memory_gb"]) > 0.1 for row in history)
+    assert {path.stem for path in (run / "figures").iterdir()} >= {"training_curves", "posterior", "features"}
+
+
+@pytest.mark.parametrize("part", ["validation", "test", "train"])
+def test_evaluate_gives_the_metrics_of_any_part(run, act, tmp_path, part):
+    act(tmp_path, "action=evaluate", f"checkpoint={best(run)}", f"part={part}")
+    found = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
+    assert found.keys() == {part}
+    if part != "train":
+        expected = results(run)["metrics"]["val" if part == "validation" else part]
+        assert found[part] == expected
+    assert math.isfinite(found[part]["loss"])
+
+
+@pytest.mark.parametrize("storage", ["features", "shar"])
+def test_each_storage_gives_about_the_same_run(run, act, tmp_path, storage):
+    """Features are rounded to float16 and shards to 16 bit, so losses differ in the last digits alone."""
+    same = [*TINY, "model=lmu", "seed=3", "augment=none"]
+    act(tmp_path / "audio", *same)
+    act(tmp_path / storage, *same, f"dataset.storage={storage}")
+    losses = [results(tmp_path / one)["metrics"]["test"]["loss"] for one in ("audio", storage)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert losses[0] != pytest.approx(results(run)["metrics"]["test"]["loss"], rel=1e-6)  # which heard other speeds
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=B1", "model=gru"],
+        ["task=B2", "model=lstm", "task.qat_epochs=1"],
+        ["task=C", "c_approach=inq", "model=lmu", "task.start_epoch=1", "trainer.epochs=4"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_constraints_hold_on_it(act, tmp_path, overrides):
+    act(tmp_path, *TINY, "trainer.accumulate=2", "trainer.schedule=onecycle", *overrides)
+    assert results(tmp_path)["certificate"]["passed"]
+
+
+def test_batches_by_seconds_train_consistently_in_half_precision(act, tmp_path):
+    act(
+        tmp_path,
+        *TINY,
+        "model=gru",
+        "trainer.batch_seconds=60",
+        "objective.consistency=0.2",
+        "trainer.precision=bf16",
+        "encoder.checkpoint_activations=true",
+        "trainer.epochs=1",
+    )
+    assert math.isfinite(results(tmp_path)["metrics"]["val"]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["dataset.storage=features"], r"augment\.speeds=.*set dataset\.storage=audio or shar, or augment\.speeds=null"),
+        (["trainer.batch_seconds=1"], r"raise trainer\.batch_seconds or lower dataset\.limits\.max_s"),
+        (["dataset.limits.max_s=0.1", "dataset.limits.min_s=0"], "no train utterance of .* can be used"),
+        (["features=mfcc20", "features.extractor.n_fft=512"], "set features=logmel80"),
+    ],
+)
+def test_what_it_cannot_take_is_one_sentence(act, tmp_path, overrides, expected):
+    with pytest.raises(ValueError, match=expected):
+        act(tmp_path, *TINY, *overrides)
+
+
+def test_a_password_is_in_no_record(compose, tmp_path):
+    built = experiment(compose("dataset=gigaspeech", "dataset.password=secret"), tmp_path)
+    assert built.dataset.password == "secret"
+    assert "secret" not in json.dumps(built.plain_config())
