@@ -9,7 +9,7 @@ _SHOWN = 5  # dropped utterances; action=inspect and the run record name them al
 
 
 class Prepare:
-    """Downloads what can be downloaded, verifies it, and computes the features into the cache."""
+    """Downloads what can be downloaded, verifies it, and computes what is kept of its features."""
 
     def __call__(self, experiment: Context) -> None:
         root = experiment.dataset.prepare()
@@ -22,6 +22,6 @@ class Prepare:
                 "dropped": "; ".join(f"{item.id}: {item.reason}" for item in features.dropped[:_SHOWN]) or "none",
                 "dropped in all": f"{len(features.dropped):,}",
                 "SHA-256": loaded.fingerprint,
-                "feature cache": str(experiment.cache_folder),
+                "kept in": str(features.folder or "memory alone, made for each run"),
             }
         )

@@ -28,11 +28,15 @@ from speech_exp.features.normalization import Normalizer
 
 @dataclass(frozen=True)
 class Features:
-    """Parts by name, every recording of the data set that is not in them, with the reason, and waveforms (N,) of the test part."""
+    """Parts by name, every recording of the data set that is not in them, with the reason, and waveforms (N,) of the test part.
+
+    `folder` is where what was computed for them is kept, None where nothing is.
+    """
 
     parts: Mapping[str, Utterances]
     dropped: list[Dropped]
     test_waveform: Callable[[int], np.ndarray]
+    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,10 @@ def assemble(
     place = {recording.id: number for number, recording in enumerate(loaded.recordings)}
     test_ids = parts["test"].ids
     return Features(
-        parts, [*loaded.dropped, *recorded[0].dropped], lambda number: loaded.waveform(place[test_ids[number]])
+        parts,
+        [*loaded.dropped, *recorded[0].dropped],
+        lambda number: loaded.waveform(place[test_ids[number]]),
+        cache_folder,
     )
 
 

@@ -97,7 +97,7 @@ def assemble_cuts(
     on_device = normalizer.to(device)
     for part in parts.values():
         part.normalizer.load(on_device.statistics())
-    return Features(parts, train.bad, lambda number: loaded.reader["test"](int(test.chosen_U[number])))
+    return Features(parts, train.bad, lambda number: loaded.reader["test"](int(test.chosen_U[number])), loaded.folder)
 
 
 def _frames(samples_U: np.ndarray, transform: logmel.LogMelTransform, speed: float) -> np.ndarray:

@@ -229,6 +229,7 @@ def assemble_strings(
         },
         [*loaded.dropped, *dropped],
         on_device["test"].waveform,
+        None,
     )
 
 

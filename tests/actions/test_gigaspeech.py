@@ -123,7 +123,10 @@ def test_batches_by_seconds_train_consistently_in_half_precision(act, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["dataset.storage=features"], r"augment\.speeds=.*set dataset\.storage=audio or shar, or augment\.speeds=null"),
+        (
+            ["dataset.storage=features"],
+            r"augment\.speeds=.*set dataset\.storage=audio or shar, or augment\.speeds=null",
+        ),
         (["trainer.batch_seconds=1"], r"raise trainer\.batch_seconds or lower dataset\.limits\.max_s"),
         (["dataset.limits.max_s=0.1", "dataset.limits.min_s=0"], "no train utterance of .* can be used"),
         (["features=mfcc20", "features.extractor.n_fft=512"], "set features=logmel80"),

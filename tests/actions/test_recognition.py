@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from composition import experiment
+from composition import choices, experiment
 
 from speech_exp.reporting.results_schema import validate_results
 
@@ -83,7 +83,10 @@ def test_predict_prints_text_and_word_times(run, act, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("run", ["gru"], indirect=True)
-@pytest.mark.parametrize("c_approach", ["ste", "inq", "apot2", "row_shared"])
+@pytest.mark.parametrize(
+    "c_approach",
+    [one if one in ("ste", "inq") else pytest.param(one, marks=pytest.mark.slow) for one in choices("c_approach")],
+)
 def test_powers_of_two_with_a_teacher_on_recognition(run, act, tmp_path, c_approach):
     float_run = run
     taught = (
