@@ -233,7 +233,11 @@ class LinearMemory(nn.Module):
     def _starts_at_once(self, u_BKCL: torch.Tensor, state_BCM: torch.Tensor | None) -> torch.Tensor:
         """One product with the impulse response for all chunks, which on a GPU costs less than the launches of a loop."""
         chunks, length = u_BKCL.shape[1], u_BKCL.shape[3]
-        response_JM = self.tables.whole_response(u_BKCL, u_BKCL.dtype)
+        if torch.compiler.is_compiling():  # one response for signals of all lengths
+            response_JM = self.tables.whole_response(u_BKCL, u_BKCL.dtype)
+        else:
+            needed = self.tables.taps(chunks * length, u_BKCL.dtype)
+            response_JM = self.tables.response(needed, u_BKCL, u_BKCL.dtype)
         taps = len(response_JM)
         u_BCT = u_BKCL.transpose(1, 2).flatten(2)
         window_BCKJ = F.pad(u_BCT, (taps, -length)).unfold(2, taps, length)  # of all frames before a chunk

@@ -65,12 +65,14 @@ def chunk_plans(work: Workload, chunk_frames: int) -> list[Plan]:
     chunks = math.ceil(work.frames / chunk_frames)
     signals = work.batch * chunks * chunk_frames * work.channels
     rows = chunk_frames + work.order
-    steps = chunks if work.device == "cpu" else 2 * math.ceil(math.log2(chunks + 1))
-    launches = (20 + 3 * steps) * _launch(work)
-    plans = [Plan("chunks", False, chunk_frames, 2 * signals * rows * work.order + _projection(work) + launches)]
+    if work.device == "cpu":  # the states before the chunks one after the other
+        others = (20 + 3 * chunks) * _launch(work)
+    else:  # or in one product with the impulse response
+        others = 20 * _launch(work) + 2 * signals / chunk_frames * work.taps * work.order
+    plans = [Plan("chunks", False, chunk_frames, 2 * signals * rows * work.order + _projection(work) + others)]
     if work.hidden:
         fold = 2 * rows * chunk_frames * work.channels * work.order * work.hidden
-        plans.append(Plan("chunks", True, chunk_frames, 3 * signals * rows * work.hidden + fold + launches))
+        plans.append(Plan("chunks", True, chunk_frames, 3 * signals * rows * work.hidden + fold + others))
     return plans
 
 

@@ -23,13 +23,11 @@ class GRU(RecurrentLayer):
         super().__init__(input_size, hidden_size)
         self.cell = nn.GRU(input_size, hidden_size, batch_first=True)
 
-    @torch.compiler.disable  # the compiler would unroll the frames
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         if self._trains_on_cpu(inputs_BTD):
             return fused_gru([self.cell], inputs_BTD.unsqueeze(0))[0]
         return self.cell(inputs_BTD)[0]
 
-    @torch.compiler.disable
     def forward_pair(
         self,
         inputs_BTD: torch.Tensor,
@@ -66,6 +64,7 @@ class GRU(RecurrentLayer):
             inputs_BTD.device.type == "cpu"
             and torch.is_grad_enabled()
             and self.training
+            and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
         )
 
@@ -79,7 +78,6 @@ class LSTM(RecurrentLayer):
         super().__init__(input_size, hidden_size)
         self.cell = nn.LSTM(input_size, hidden_size, batch_first=True)
 
-    @torch.compiler.disable  # the compiler would unroll the frames
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         return self.cell(inputs_BTD)[0]
 

@@ -223,15 +223,25 @@ def test_padding_does_not_reach_the_final_memory() -> None:
     )
 
 
-def test_chunk_starts_agree_between_loop_and_doubling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU finds the states before the chunks by doubling; both run here, on the CPU."""
-    memory = route(LinearMemory(32, 100.0), Plan("chunks", False, 16))
-    u_BTC = signal(2, 405, 3)
-    expected_BTCM = recurrence(memory, u_BTC)
+@pytest.mark.parametrize("theta", [20.0, 100.0, 1000.0])  # the response ends within the signal or goes on behind it
+@pytest.mark.parametrize("frames", [1, 16, 405])
+def test_chunk_starts_agree_between_loop_and_product(
+    monkeypatch: pytest.MonkeyPatch, theta: float, frames: int
+) -> None:
+    """A GPU finds the states before the chunks in one product; both run here, on the CPU."""
+    memory = route(LinearMemory(32, theta), Plan("chunks", False, 16))
+    u_BTC, state_BCM = signal(2, frames, 3), signal(2, 3, 32, seed=3)
+    assert_close(memory(u_BTC), recurrence(memory, u_BTC))
     monkeypatch.setattr("speech_exp.models.linear_memory.LOOP_DEVICES", ())
-    assert_close(memory(u_BTC), expected_BTCM)
-    state_BCM = signal(2, 3, 32, seed=3)
+    assert_close(memory(u_BTC), recurrence(memory, u_BTC))
     assert_close(memory(u_BTC, state_BCM), recurrence(memory, u_BTC, state_BCM))
+
+
+def test_chunks_on_a_gpu_serve_a_memory_that_never_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speech_exp.models.linear_memory.LOOP_DEVICES", ())
+    memory = route(LinearMemory(4, 20.0), Plan("chunks", False, 16))
+    memory.set_state_space(1.01 * torch.eye(4), memory.B)
+    assert_close(memory(signal(2, 200, 1)), recurrence(memory, signal(2, 200, 1)))
 
 
 def test_tables_hold_no_denormals() -> None:
