@@ -141,3 +141,15 @@ def test_a_password_is_in_no_record(compose, tmp_path):
     built = experiment(compose("dataset=gigaspeech", "dataset.password=secret"), tmp_path)
     assert built.dataset.password == "secret"
     assert "secret" not in json.dumps(built.plain_config())
+
+
+@pytest.mark.slow
+def test_a_few_utterances_can_be_learned_by_heart(act, tmp_path):
+    """From the opus file to the text every part must work for this; an error in one of them leaves some CER."""
+    given = ["encoder=asr_small", "augment=none", "encoder.dropout=0", "objective.dropout=0", "dataset.workers=0"]
+    trainer = ["trainer.epochs=60", "trainer.batch_size=2", "trainer.lr=2e-3"]
+    act(tmp_path / "run", *given, *trainer, "model=lmu", "seed=0")
+    with (tmp_path / "run" / "history.csv").open() as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert losses[0] > 2.5
+    assert losses[-1] < 0.1  # a character; the best epoch is another one, by what was never heard
