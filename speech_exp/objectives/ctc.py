@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -83,13 +83,14 @@ class CtcNetwork(Network):
 
 
 class Ctc(Objective):
-    """CTC over characters; metrics WER, CER and loss. The best epoch has the lowest WER, of equals the lowest loss.
+    """CTC over characters; metrics WER, CER and loss.
 
     Args:
         blank_bias: first value of the blank's bias (`CtcNetwork` says why).
         dropout: before the linear layer.
         consistency: weight of the consistency of two views of each utterance, differently augmented (`_inconsistency`); 0
             takes one view.
+        select_by: what makes the best epoch on validation: the lowest WER or CER (of equals the lower loss), or being the last.
         decoder: turns logits to text in `evaluate`; None is greedy.
     """
 
@@ -97,13 +98,20 @@ class Ctc(Objective):
     primary = "wer"
     targets = "text"
 
-    def __init__(self, blank_bias: float, dropout: float, consistency: float, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        blank_bias: float,
+        dropout: float,
+        consistency: float,
+        select_by: Literal["wer", "cer", "last"],
+        decoder: Decoder | None = None,
+    ) -> None:
         if not 0 <= consistency < math.inf:
             raise ValueError(
                 f"objective.consistency={consistency}: expected a number from 0 on, change objective.consistency"
             )
         self.blank_bias, self.dropout, self.consistency = blank_bias, dropout, consistency
-        self.views = 2 if consistency else 1
+        self.views, self.select_by = 2 if consistency else 1, select_by
         self.decoder = decoder or Greedy()
 
     def outputs(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,7 +157,9 @@ class Ctc(Objective):
         return output.logits_BTV[frames_T < output.lengths_B.unsqueeze(1)]
 
     def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
-        return (metrics["wer"], metrics["loss"]) < (than["wer"], than["loss"])
+        if self.select_by == "last":
+            return True
+        return (metrics[self.select_by], metrics["loss"]) < (than[self.select_by], than["loss"])
 
     def columns(self, class_names: Sequence[str]) -> list[str]:
         return ["text", "words with their start and end in s"]

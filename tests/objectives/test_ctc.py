@@ -59,7 +59,7 @@ def tiny_batches(draw):
 @settings(max_examples=25, deadline=None)
 def test_loss_and_gradient_are_those_of_all_paths_enumerated(case):
     transcripts, lengths, logits_BTV = case
-    batch, ctc = batch_of(transcripts), Ctc(0.0, 0.0, 0.0)
+    batch, ctc = batch_of(transcripts), Ctc(0.0, 0.0, 0.0, "wer")
     results = []
     for number in range(2):
         leaf_BTV = logits_BTV.clone().requires_grad_()
@@ -77,7 +77,7 @@ def test_loss_and_gradient_are_those_of_all_paths_enumerated(case):
 
 
 def test_the_loss_is_divided_by_the_characters_of_the_batch():
-    ctc, logits_BTV = Ctc(0.0, 0.0, 0.0), torch.randn(2, 6, 4, dtype=torch.float64)
+    ctc, logits_BTV = Ctc(0.0, 0.0, 0.0, "wer"), torch.randn(2, 6, 4, dtype=torch.float64)
     transcripts, lengths = [[1, 2, 3], [2]], [6, 4]
     sums = [
         enumerated(logits_BTV[n, :length], transcript)
@@ -91,14 +91,18 @@ def test_the_loss_is_divided_by_the_characters_of_the_batch():
 
 def test_half_precision_logits_are_summed_in_float32():
     output = CtcOutput(torch.randn(2, 6, 4).bfloat16(), torch.tensor([6, 5]))
-    batch, ctc = batch_of([[1, 2], [3]]), Ctc(0.0, 0.0, 0.0)
+    batch, ctc = batch_of([[1, 2], [3]]), Ctc(0.0, 0.0, 0.0, "wer")
     loss = ctc.loss(output, batch)
     assert loss.dtype == torch.float32
     assert loss == ctc.loss(output._replace(logits_BTV=output.logits_BTV.float()), batch)
 
 
 def test_padding_changes_neither_loss_nor_rows_nor_gets_gradient():
-    ctc, logits_BTV, lengths_B = Ctc(0.0, 0.0, 0.0), torch.randn(2, 5, 4, requires_grad=True), torch.tensor([5, 3])
+    ctc, logits_BTV, lengths_B = (
+        Ctc(0.0, 0.0, 0.0, "wer"),
+        torch.randn(2, 5, 4, requires_grad=True),
+        torch.tensor([5, 3]),
+    )
     longer_BTV = torch.cat([logits_BTV, 100 * torch.randn(2, 4, 4)], dim=1)
     longer_BTV = torch.where(
         torch.arange(9).view(1, 9, 1) < lengths_B.view(2, 1, 1), longer_BTV, 100.0 * torch.randn(2, 9, 4)
@@ -126,7 +130,7 @@ def test_equal_neighbours_need_a_frame_between_them_within_one_utterance(transcr
 
 
 def test_transcripts_that_the_frames_cannot_carry_are_named():
-    ctc, batch = Ctc(0.0, 0.0, 0.0), batch_of([[1, 1], [1, 2], [1, 2, 1]])
+    ctc, batch = Ctc(0.0, 0.0, 0.0, "wer"), batch_of([[1, 1], [1, 2], [1, 2, 1]])
     output = CtcOutput(torch.randn(3, 3, 3), torch.tensor([2, 2, 2]))
     with pytest.raises(ValueError, match="more characters than their frames") as caught:
         ctc.loss(output, batch)
@@ -137,7 +141,7 @@ def test_transcripts_that_the_frames_cannot_carry_are_named():
 
 
 def test_a_lower_wer_is_better_of_equals_a_lower_loss():
-    ctc = Ctc(0.0, 0.0, 0.0)
+    ctc = Ctc(0.0, 0.0, 0.0, "wer")
     good, worse, later = {"wer": 0.1, "loss": 2.0}, {"wer": 0.2, "loss": 1.0}, {"wer": 0.1, "loss": 1.9}
     assert ctc.better(good, worse)
     assert not ctc.better(worse, good)
@@ -171,7 +175,7 @@ def evaluated(cases: list[tuple[str, str, str]], batch_size: int):
                 batch.features_BTF, batch.lengths_B, batch.targets, batch.target_lengths_B, [one for one, *_ in chosen]
             )
         )
-    return Ctc(0.0, 0.0, 0.0).evaluate(Fixed(), batches, SYMBOLS)
+    return Ctc(0.0, 0.0, 0.0, "wer").evaluate(Fixed(), batches, SYMBOLS)
 
 
 CASES = [
@@ -206,7 +210,7 @@ def test_evaluation_by_hand_whatever_the_batches(batch_size):
 def test_the_loss_of_an_evaluation_is_that_of_training_over_the_corpus():
     cases = [("a", "one_", "on"), ("b", "_two__", "two")]
     frames = [spoken(path, len(path)) for _, path, _ in cases]
-    ctc = Ctc(0.0, 0.0, 0.0)
+    ctc = Ctc(0.0, 0.0, 0.0, "wer")
     sums = [
         len(text) * ctc.loss(CtcOutput(one[None], torch.tensor([len(one)])), batch_of([to_ids(text)])).item()
         for one, (*_, text) in zip(frames, cases, strict=True)
@@ -220,7 +224,7 @@ def test_the_loss_of_an_evaluation_is_that_of_training_over_the_corpus():
 
 def network(blank_bias: float, dropout: float = 0.0) -> torch.nn.Module:
     encoder = CompactEncoder(8, lambda width: GRU(width, 16), bidirectional=False, num_layers=1, dropout=0.0)
-    return Ctc(blank_bias, dropout, 0.0).network(encoder, len(SYMBOLS))
+    return Ctc(blank_bias, dropout, 0.0, "wer").network(encoder, len(SYMBOLS))
 
 
 def test_a_padded_batch_equals_its_utterances_one_by_one():
@@ -257,7 +261,7 @@ def test_a_blank_that_starts_on_its_share_cures_the_collapse_to_empty_outputs():
     found = {}
     for blank_bias in (0.0, -2.0, 4.0):
         torch.manual_seed(1)
-        generator, ctc, model = torch.Generator().manual_seed(1), Ctc(blank_bias, 0.0, 0.0), network(blank_bias)
+        generator, ctc, model = torch.Generator().manual_seed(1), Ctc(blank_bias, 0.0, 0.0, "wer"), network(blank_bias)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         for _ in range(180):
             batch = chirps(16, generator)
@@ -276,9 +280,9 @@ def test_a_batch_seen_twice_the_same_way_is_consistent():
     batch = batch_of([[1, 2], [3]])
     logits_BTV, lengths_B = torch.randn(2, 6, 4, dtype=torch.float64), torch.tensor([6, 4])
     twice = CtcOutput(logits_BTV.repeat(2, 1, 1), lengths_B.repeat(2))
-    once = Ctc(0.0, 0.0, 0.0).loss(CtcOutput(logits_BTV, lengths_B), batch)
-    assert Ctc(0.0, 0.0, 0.7).views == 2
-    torch.testing.assert_close(Ctc(0.0, 0.0, 0.7).loss(twice, batch.repeated(2)), once)
+    once = Ctc(0.0, 0.0, 0.0, "wer").loss(CtcOutput(logits_BTV, lengths_B), batch)
+    assert Ctc(0.0, 0.0, 0.7, "wer").views == 2
+    torch.testing.assert_close(Ctc(0.0, 0.0, 0.7, "wer").loss(twice, batch.repeated(2)), once)
 
 
 def test_inconsistency_is_that_of_the_valid_frames_by_hand():
@@ -286,7 +290,7 @@ def test_inconsistency_is_that_of_the_valid_frames_by_hand():
     views = torch.randn(4, 5, 4, dtype=torch.float32, requires_grad=True)
     lengths_B = torch.tensor([5, 3, 5, 3])
     output, doubled = CtcOutput(views, lengths_B), batch.repeated(2)
-    added = Ctc(0.0, 0.0, 0.5).loss(output, doubled) - Ctc(0.0, 0.0, 0.0).loss(output, doubled)
+    added = Ctc(0.0, 0.0, 0.5, "wer").loss(output, doubled) - Ctc(0.0, 0.0, 0.0, "wer").loss(output, doubled)
     expected = 0.0
     for row, frames in ((0, 5), (1, 3)):
         for frame in range(frames):
@@ -306,7 +310,7 @@ def test_each_view_learns_from_the_other_one_alone():
         ["u", "u"],
     )
     with_it, without = (
-        torch.autograd.grad(Ctc(0.0, 0.0, weight).loss(CtcOutput(views, lengths_B), empty), views)[0]
+        torch.autograd.grad(Ctc(0.0, 0.0, weight, "wer").loss(CtcOutput(views, lengths_B), empty), views)[0]
         for weight in (1.0, 0.0)
     )
     a, b = views.detach().softmax(-1)
@@ -316,4 +320,13 @@ def test_each_view_learns_from_the_other_one_alone():
 
 def test_consistency_must_be_a_weight():
     with pytest.raises(ValueError, match=r"objective\.consistency=-1\.0: expected a number from 0 on"):
-        Ctc(0.0, 0.0, -1.0)
+        Ctc(0.0, 0.0, -1.0, "wer")
+
+
+def test_what_selects_the_best_epoch():
+    one, other = {"wer": 0.9, "cer": 0.6, "loss": 2.0}, {"wer": 1.0, "cer": 0.5, "loss": 3.0}
+    assert Ctc(0.0, 0.0, 0.0, "wer").better(one, other)
+    assert Ctc(0.0, 0.0, 0.0, "cer").better(other, one)
+    last = Ctc(0.0, 0.0, 0.0, "last")
+    assert last.better(one, other)
+    assert last.better(other, one)

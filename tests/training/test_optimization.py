@@ -62,7 +62,9 @@ def batch_of(targets_per_utterance: list[int], classes: bool) -> Batch:
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7, 50])
-@pytest.mark.parametrize("objective", [Classification("mean", 0.0, 0.0), Ctc(0.0, 0.0, 0.0)], ids=["classes", "text"])
+@pytest.mark.parametrize(
+    "objective", [Classification("mean", 0.0, 0.0), Ctc(0.0, 0.0, 0.0, "wer")], ids=["classes", "text"]
+)
 def test_the_parts_of_a_batch_make_the_step_of_the_whole(objective, parts):
     """Only the order of the sums differs: in float64, but for the logits of classes, whose loss is taken in float32."""
     torch.manual_seed(0)
