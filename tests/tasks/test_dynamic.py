@@ -46,7 +46,7 @@ def test_logits_are_close_to_those_of_the_float_network(model, pooling, bidirect
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_recogniser_with_attention_is_close_too(model, bidirectional):
     torch.manual_seed(0)
-    encoder = AsrEncoder(5, CELLS[model], bidirectional, 2, 0.1, 8, 2, "window", 2, 3)
+    encoder = AsrEncoder(5, CELLS[model], bidirectional, 2, 0.1, 8, 2, "window", 2, 3, False)
     float_network = Ctc(0.0, 0.1, 0.0, "wer").network(encoder, 10).eval()
     features_BTF, lengths_B = torch.randn(4, 25, 5), torch.tensor([25, 9, 13, 1])
     expected_BTV, frames_B = float_network(features_BTF, lengths_B)
@@ -66,7 +66,7 @@ def test_bytes_by_hand():
     assert dynamic_bytes(network("lmu")) == 127 + 90 + 4 * (21 + 20) + 8 * 4
     # Attention of width 4: 16 * 3 and 16; downsampling: 3 * 5 * 4 in float and 16; GRU 4 -> 2: 24 and 12; projection 8;
     # output 4 * 6. Biases 12 + 4, 4 + 4, 12, 4 and 6; three norms with 8 numbers each; seven matrices.
-    encoder = AsrEncoder(5, lambda width: GRU(width, 2), False, 1, 0.0, 4, 2, "full", 2, 3)
+    encoder = AsrEncoder(5, lambda width: GRU(width, 2), False, 1, 0.0, 4, 2, "full", 2, 3, False)
     recogniser = Ctc(0.0, 0.0, 0.0, "wer").network(encoder, 6)
     int8 = 48 + 16 + 16 + 24 + 12 + 8 + 24
     assert dynamic_bytes(recogniser) == int8 + 4 * (60 + 46 + 24) + 8 * 7

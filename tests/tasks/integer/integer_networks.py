@@ -68,7 +68,7 @@ BLOCK = "encoder.blocks.1.recurrent"
 
 
 def attention_encoder(name: str, bidirectional: bool = False) -> AsrEncoder:
-    return AsrEncoder(FEATURES, CELLS[name], bidirectional, 2, 0.1, WIDTH, 2, "full", 2, 3)
+    return AsrEncoder(FEATURES, CELLS[name], bidirectional, 2, 0.1, WIDTH, 2, "full", 2, 3, False)
 
 
 def recogniser(name: str, bidirectional: bool = False) -> CtcNetwork:
