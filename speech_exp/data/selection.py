@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +39,8 @@ class Limits:
 
     def choose(
         self, table: CutTable, sample_rate_hz: int, fewest_U: np.ndarray, most_U: np.ndarray, frames_per_state: int
-    ) -> tuple[np.ndarray, list[Dropped]]:
-        """Positions of the utterances to learn, and the others with their reason.
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Positions of the utterances to learn, and of the others by their reason.
 
         Args:
             fewest_U, most_U: frames of each utterance at the highest and at the lowest speed.
@@ -55,25 +56,32 @@ class Limits:
         }
         if self.max_frames is not None:
             reasons[f"longer than dataset.limits.max_frames={self.max_frames}"] = most_U > self.max_frames
-        usable_U, dropped = np.ones(len(table), dtype=bool), []
+        usable_U, left_out = np.ones(len(table), dtype=bool), {}
         for reason, refused_U in reasons.items():
-            dropped += _named(table, np.flatnonzero(refused_U & usable_U), reason)
+            left_out[reason] = np.flatnonzero(refused_U & usable_U)
             usable_U &= ~refused_U
-        return np.flatnonzero(usable_U), dropped
+        return np.flatnonzero(usable_U), left_out
 
 
-def speech(table: CutTable, part: str) -> tuple[np.ndarray, list[Dropped]]:
-    """Positions of what is scored of a part: all but the segments that hold a garbage tag, as the release's recipes do."""
+def speech(table: CutTable, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Positions of what is scored of a part, and of the others by their reason.
+
+    That is all but the segments that hold a garbage tag, as the release's recipes do.
+    """
     for code in (CHARACTERS, OUTSIDE):
         if len(found := np.flatnonzero(table.refusal_U == code)):
             raise ValueError(
                 f"{part} utterance {table.id(int(found[0]))} has {REFUSALS[code]}: mend it in GigaSpeech.json"
             )
     garbage_U = table.refusal_U == GARBAGE
-    return np.flatnonzero(~garbage_U), _named(table, np.flatnonzero(garbage_U), REFUSALS[GARBAGE])
+    return np.flatnonzero(~garbage_U), {REFUSALS[GARBAGE]: np.flatnonzero(garbage_U)}
 
 
-def _named(table: CutTable, numbers_N: np.ndarray, reason: str) -> list[Dropped]:
-    named = [Dropped(table.id(int(number)), reason) for number in numbers_N[:_NAMED]]
-    more = len(numbers_N) - len(named)
-    return [*named, Dropped(f"and {more:,} more", reason)] if more else named
+def named(table: CutTable, left_out: Mapping[str, np.ndarray]) -> list[Dropped]:
+    """The first of each reason, and how many more there are."""
+    dropped = []
+    for reason, numbers_N in left_out.items():
+        dropped += [Dropped(table.id(int(number)), reason) for number in numbers_N[:_NAMED]]
+        if more := len(numbers_N[_NAMED:]):
+            dropped.append(Dropped(f"and {more:,} more", reason))
+    return dropped

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from speech_exp.data.gigaspeech import LoadedCuts
-from speech_exp.data.selection import Limits, speech
+from speech_exp.data.selection import Limits, named, speech
 from speech_exp.features import logmel
 from speech_exp.features.assembly import Features
 from speech_exp.features.cache import code_version
@@ -63,9 +63,10 @@ def assemble_cuts(
         frames_U = _frames(table.samples_U, transform, 1.0)
         if name == "train":
             fewest_U, most_U = (_frames(table.samples_U, transform, speed) for speed in (max(speeds), min(speeds)))
-            chosen_U, left_out = limits.choose(table, loaded.sample_rate_hz, fewest_U, most_U, frames_per_state)
+            chosen_U, refused = limits.choose(table, loaded.sample_rate_hz, fewest_U, most_U, frames_per_state)
         else:
-            chosen_U, left_out = speech(table, name)
+            chosen_U, refused = speech(table, name)
+        left_out = named(table, refused)
         read: Reader = loaded.reader[name]
         if stored:
             read = features = _stored(loaded, name, extractor, description, workers)
@@ -89,6 +90,7 @@ def assemble_cuts(
             speeds,
             workers,
             device,
+            refused,
         )
     train, test = parts["train"], parts["test"]
     train.bad.extend(dropped)

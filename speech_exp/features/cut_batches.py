@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -88,6 +88,7 @@ class CutUtterances:
         transform: makes features of waveforms on the device; None where `read` gives features.
         speeds: of which each training batch draws one.
         workers: processes that read; 0 reads in this process.
+        left_out: numbers of the table that are in no batch, by their reason.
         bad: training utterances that could not be read, named when they are met.
     """
 
@@ -102,6 +103,7 @@ class CutUtterances:
     speeds: list[float]
     workers: int
     device: torch.device
+    left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
     bad: list[Dropped] = field(default_factory=list)
     _plans: dict[BatchSize, BucketPlan] = field(default_factory=dict)
 

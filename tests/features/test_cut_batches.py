@@ -10,7 +10,7 @@ import torch
 from speech_exp.data.audio import AudioError
 from speech_exp.data.batches import BatchSize
 from speech_exp.data.cuts import TableWriter, open_table
-from speech_exp.data.selection import Limits, speech
+from speech_exp.data.selection import Limits, named, speech
 from speech_exp.features.cut_batches import CutUtterances
 from speech_exp.features.logmel import LogMel
 from speech_exp.features.normalization import Normalizer
@@ -156,9 +156,9 @@ def test_stored_features_come_as_they_are(table):
 
 def test_limits_leave_out_and_name(table):
     frames_U = 1 + table.samples_U // 160
-    chosen_U, dropped = Limits(0.0, 1.4, None).choose(table, RATE_HZ, frames_U, frames_U, 2)
+    chosen_U, left_out = Limits(0.0, 1.4, None).choose(table, RATE_HZ, frames_U, frames_U, 2)
     assert chosen_U.tolist() == [0, 1, 3, 7]
-    reasons = {item.id: item.reason for item in dropped}
+    reasons = {item.id: item.reason for item in named(table, left_out)}
     assert reasons.keys() == {"u2", "u4", "u5", "u6"}
     assert "garbage" in reasons["u2"]
     assert "more characters than its frames can carry" in reasons["u4"]

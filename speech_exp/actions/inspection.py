@@ -1,0 +1,234 @@
+"""action=inspect: what the data pipeline feeds the model.
+
+Shape letters: U utterances.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speech_exp.actions.context import Context
+from speech_exp.data.audio import AudioError
+from speech_exp.data.batches import Batch
+from speech_exp.data.recordings import Dropped
+from speech_exp.features.survey import Survey, batch_shapes, every_dropped, first_batch, survey
+from speech_exp.objectives.text import BLANK, SYMBOLS, to_text
+from speech_exp.progress import print_table
+from speech_exp.reporting.files import csv_text, write_bytes, write_json, write_text
+
+_MOST_TRANSCRIPTS = 10_000  # of a large corpus, that its characters are counted in
+_SHOWN_UTTERANCES = 12  # of a batch
+_SHOWN_REASONS = 8
+_SHOWN_TEXT = 100  # characters
+_SPACE = "␣"
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """How often each character, or class, stands in so many transcripts of the training part."""
+
+    counts: dict[str, int]
+    transcripts: int
+    unit: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def missing(self) -> list[str]:
+        return [symbol for symbol, count in self.counts.items() if not count]
+
+
+class Inspect:
+    """Prints and writes what training hears and reads; of a corpus on disk only what is listened to or drawn is read.
+
+    Args:
+        listen: training utterances to write as sound files, the shortest and the longest among them.
+    """
+
+    def __init__(self, listen: int) -> None:
+        if listen < 0:
+            raise ValueError(f"listen={listen}: expected a number of utterances, 0 or more, change listen")
+        self.listen = listen
+
+    def __call__(self, experiment: Context) -> None:
+        features, folder, rate_hz = experiment.features, experiment.folder, experiment.dataset.sample_rate_hz
+        surveys = {name: survey(part, name, experiment.loaded) for name, part in features.parts.items()}
+        bad = _write_listening(folder, surveys["train"], self.listen, rate_hz, experiment.seed)
+        features.dropped.extend(item for item in bad if item not in features.dropped)
+        targets = _targets(
+            surveys["train"], experiment.dataset.targets, experiment.dataset.class_names, experiment.seed
+        )
+        batch = _augmented_batch(experiment)
+        seconds_of = {name: one.samples_U / rate_hz for name, one in surveys.items()}
+        found = {
+            "parts": {name: _durations(seconds_U) for name, seconds_U in seconds_of.items()},
+            "dropped": _write_dropped(folder, every_dropped(features)),
+            "epoch": _epoch(experiment),
+            "targets": {
+                "transcripts": targets.transcripts,
+                "symbols": len(targets.counts),
+                "missing": targets.missing,
+            },
+        }
+        _write_targets(folder, targets)
+        write_json(folder / "inspection.json", found)
+        _draw(experiment, seconds_of, targets, batch)
+        _print(experiment, found, targets.unit, len(surveys["train"]))
+
+
+def _durations(seconds_U: np.ndarray) -> dict[str, float]:
+    return {
+        "utterances": len(seconds_U),
+        "hours": float(seconds_U.sum()) / 3600,
+        "min_s": float(seconds_U.min()),
+        "median_s": float(np.median(seconds_U)),
+        "mean_s": float(seconds_U.mean()),
+        "p95_s": float(np.percentile(seconds_U, 95)),
+        "max_s": float(seconds_U.max()),
+    }
+
+
+def _epoch(experiment: Context) -> dict[str, Any]:
+    """Batches of an epoch of training: how many, fewest and most utterances and frames, and the share of padding."""
+    generator = torch.Generator().manual_seed(experiment.seed)
+    shapes = batch_shapes(experiment.features.parts["train"], experiment.trainer.training_batch, generator)
+    utterances, frames, unpadded = shapes.T
+    return {
+        "batches": len(shapes),
+        "utterances": [int(utterances.min()), int(utterances.max())],
+        "frames": [int(frames.min()), int(frames.max())],
+        "features": experiment.extractor.num_features,
+        "padding_share": 1 - float(unpadded.sum() / (utterances * frames).sum()),
+    }
+
+
+def _augmented_batch(experiment: Context) -> Batch:
+    generator = torch.Generator().manual_seed(experiment.seed)
+    batch = first_batch(experiment.features.parts["train"], experiment.trainer.training_batch, generator)
+    experiment.augment.seed(experiment.seed, experiment.trainer.runtime.device)
+    return experiment.augment(batch).to(torch.device("cpu"))
+
+
+def _targets(train: Survey, kind: str, class_names: Iterable[str], seed: int) -> _Targets:
+    chosen_U = np.arange(len(train))
+    if len(train) > _MOST_TRANSCRIPTS:
+        chosen_U = np.sort(np.random.default_rng(seed).choice(len(train), _MOST_TRANSCRIPTS, replace=False))
+    texts = [train.text(number) for number in chosen_U.tolist()]
+    found = Counter(texts) if kind == "classes" else Counter(character for text in texts for character in text)
+    known = class_names if kind == "classes" else [symbol for place, symbol in enumerate(SYMBOLS) if place != BLANK]
+    ranked = sorted(known, key=lambda symbol: (-found[symbol], symbol))
+    counts = {_SPACE if symbol == " " else symbol: found[symbol] for symbol in ranked}
+    return _Targets(counts, len(texts), "class" if kind == "classes" else "character")
+
+
+def _write_targets(folder: Path, targets: _Targets) -> None:
+    rows = [
+        {targets.unit: symbol, "count": count, "share": count / targets.total}
+        for symbol, count in targets.counts.items()
+    ]
+    write_text(folder / "characters.csv", csv_text((targets.unit, "count", "share"), rows))
+
+
+def _write_dropped(folder: Path, dropped: Iterable[Dropped]) -> dict[str, int]:
+    """How many of each reason, the most frequent first."""
+    counts: Counter[str] = Counter()
+
+    def rows() -> Iterable[dict[str, str]]:
+        for item in dropped:
+            counts[item.reason] += 1
+            yield asdict(item)
+
+    write_text(folder / "dropped.csv", csv_text(("id", "reason"), rows()))
+    return dict(counts.most_common())
+
+
+def _write_listening(folder: Path, train: Survey, listen: int, rate_hz: int, seed: int) -> list[Dropped]:
+    """Write sound files with their transcripts; return utterances that were chosen but cannot be read."""
+    generator = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    bad = []
+    first = [int(train.samples_U.argmin()), int(train.samples_U.argmax())]
+    for number in dict.fromkeys([*first, *generator.permutation(len(train)).tolist()]):
+        if len(rows) == listen:
+            break
+        speed = float(generator.choice(train.speeds))
+        try:
+            waveform_N = train.heard(number, speed)
+        except AudioError as error:
+            bad.append(Dropped(train.id(number), str(error)))
+            continue
+        name = f"{len(rows):02d}_{train.id(number)}.wav"
+        write_bytes(folder / "listening" / name, _wav(waveform_N, rate_hz))
+        seconds = len(waveform_N) / rate_hz
+        rows.append({"file": name, "id": train.id(number), "seconds": seconds, "speed": speed, "text": train.text(number)})  # fmt: skip
+    write_text(folder / "listening.csv", csv_text(("file", "id", "seconds", "speed", "text"), rows))
+    return bad
+
+
+def _wav(waveform_N: np.ndarray, rate_hz: int) -> bytes:
+    """In float32, so that nothing is rounded or cut off."""
+    import soundfile
+
+    content = io.BytesIO()
+    soundfile.write(content, waveform_N, rate_hz, format="WAV", subtype="FLOAT")
+    return content.getvalue()
+
+
+def _draw(experiment: Context, seconds_of: dict[str, np.ndarray], targets: _Targets, batch: Batch) -> None:
+    from speech_exp.reporting.figures.corpus import batch_figure, counts_figure, durations_figure
+
+    figures = experiment.folder / "figures"
+    durations_figure(seconds_of, figures / "durations.png")
+    title = f"targets of {targets.transcripts:,} training utterances"
+    counts_figure(targets.counts, title, targets.unit, figures / "characters.png")
+    texts = _texts(batch, experiment.class_names)
+    step = -(-len(batch.ids) // _SHOWN_UTTERANCES)
+    shown = [
+        (f"{batch.ids[row]}: {texts[row]}"[:_SHOWN_TEXT], batch.features_BTF[row, : int(batch.lengths_B[row])].numpy())
+        for row in range(0, len(batch.ids), step)
+    ]
+    title = f"{len(shown)} of {len(batch.ids)} utterances of a training batch, after augmentation"
+    hop_s = experiment.extractor.hop_s
+    batch_figure(shown, batch.features_BTF.shape[1], hop_s, title, figures / "batch.png")
+
+
+def _texts(batch: Batch, class_names: tuple[str, ...]) -> list[str]:
+    if batch.target_lengths_B is None:
+        return [class_names[number] for number in batch.targets.tolist()]
+    return [to_text(ids.tolist()) for ids in batch.targets.split(batch.target_lengths_B.tolist())]
+
+
+def _print(experiment: Context, found: dict[str, Any], unit: str, transcripts: int) -> None:
+    epoch, targets, dropped = found["epoch"], found["targets"], found["dropped"]
+    fewest, most = epoch["utterances"]
+    shortest, longest = epoch["frames"]
+    occurring = targets["symbols"] - len(targets["missing"])
+    facts = {"data set": f"{experiment.dataset.name}, {experiment.loaded.summary}"}
+    for name, part in found["parts"].items():
+        facts[name] = (
+            f"{part['utterances']:,} utterances, {part['hours']:,.2f} h, {part['min_s']:.2f} to {part['max_s']:.2f} s "
+            f"(median {part['median_s']:.2f}, mean {part['mean_s']:.2f}, 95 % below {part['p95_s']:.2f})"
+        )
+    facts |= {
+        "an epoch": f"{epoch['batches']:,} batches of {fewest} to {most} utterances, {shortest} to {longest} frames, "
+        f"{epoch['features']} features",
+        "padding": f"{epoch['padding_share']:.2%} of the frames of an epoch",
+        "vocabulary": f"{occurring} of {targets['symbols']} {unit} targets occur in {targets['transcripts']:,} of "
+        f"{transcripts:,} transcripts" + (f", never {' '.join(targets['missing'])}" if targets["missing"] else ""),
+        "dropped": f"{sum(dropped.values()):,}",
+    }
+    print_table(facts | {"run folder": str(experiment.folder)})
+    for reason, count in list(dropped.items())[:_SHOWN_REASONS]:
+        print(f"{count:>9,} dropped: {reason}")
+    if len(dropped) > _SHOWN_REASONS:
+        print(f"{len(dropped) - _SHOWN_REASONS:>9,} more reasons: see dropped.csv")
