@@ -192,14 +192,19 @@ def _draw(experiment: Context, seconds_of: dict[str, np.ndarray], targets: _Targ
     title = f"targets of {targets.transcripts:,} training utterances"
     counts_figure(targets.counts, title, targets.unit, figures / "characters.png")
     texts = _texts(batch, experiment.class_names)
-    step = -(-len(batch.ids) // _SHOWN_UTTERANCES)
+    count = min(len(batch.ids), _SHOWN_UTTERANCES)
     shown = [
-        (f"{batch.ids[row]}: {texts[row]}"[:_SHOWN_TEXT], batch.features_BTF[row, : int(batch.lengths_B[row])].numpy())
-        for row in range(0, len(batch.ids), step)
+        (_cut(f"{batch.ids[row]}: {texts[row]}"), batch.features_BTF[row, : int(batch.lengths_B[row])].numpy())
+        for row in np.linspace(0, len(batch.ids) - 1, count).round().astype(int).tolist()
     ]
-    title = f"{len(shown)} of {len(batch.ids)} utterances of a training batch, after augmentation"
+    part = "" if count == len(batch.ids) else f"{count} of "
+    title = f"a training batch after augmentation: {part}{len(batch.ids)} utterances"
     hop_s = experiment.extractor.hop_s
     batch_figure(shown, batch.features_BTF.shape[1], hop_s, title, figures / "batch.png")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_TEXT else text[: _SHOWN_TEXT - 1] + "…"
 
 
 def _texts(batch: Batch, class_names: tuple[str, ...]) -> list[str]:
@@ -208,10 +213,12 @@ def _texts(batch: Batch, class_names: tuple[str, ...]) -> list[str]:
     return [to_text(ids.tolist()) for ids in batch.targets.split(batch.target_lengths_B.tolist())]
 
 
+def _span(ends: list[int]) -> str:
+    return " to ".join(f"{end:,}" for end in dict.fromkeys(ends))
+
+
 def _print(experiment: Context, found: dict[str, Any], unit: str, transcripts: int) -> None:
     epoch, targets, dropped = found["epoch"], found["targets"], found["dropped"]
-    fewest, most = epoch["utterances"]
-    shortest, longest = epoch["frames"]
     occurring = targets["symbols"] - len(targets["missing"])
     facts = {"data set": f"{experiment.dataset.name}, {experiment.loaded.summary}"}
     for name, part in found["parts"].items():
@@ -220,7 +227,7 @@ def _print(experiment: Context, found: dict[str, Any], unit: str, transcripts: i
             f"(median {part['median_s']:.2f}, mean {part['mean_s']:.2f}, 95 % below {part['p95_s']:.2f})"
         )
     facts |= {
-        "an epoch": f"{epoch['batches']:,} batches of {fewest} to {most} utterances, {shortest} to {longest} frames, "
+        "an epoch": f"{epoch['batches']:,} batches of {_span(epoch['utterances'])} utterances, {_span(epoch['frames'])} frames, "
         f"{epoch['features']} features",
         "padding": f"{epoch['padding_share']:.2%} of the frames of an epoch",
         "vocabulary": f"{occurring} of {targets['symbols']} {unit} targets occur in {targets['transcripts']:,} of "

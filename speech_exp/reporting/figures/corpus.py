@@ -29,6 +29,8 @@ def durations_figure(seconds_of: Mapping[str, np.ndarray], path: str | os.PathLi
 
 @style.styled
 def draw_durations(seconds_of: Mapping[str, np.ndarray]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure = style.new_figure(7.0, 0.6 + 1.6 * len(seconds_of))
     rows = figure.subplots(len(seconds_of), 1, sharex=True, squeeze=False)[:, 0]
     edges = np.linspace(0, max(seconds_U.max() for seconds_U in seconds_of.values()), _BINS + 1)
@@ -40,6 +42,7 @@ def draw_durations(seconds_of: Mapping[str, np.ndarray]) -> Figure:
         hours = f"{seconds_U.sum() / 3600:,.2f} h"
         axes.set_title(f"{name}: {len(seconds_U):,} utterances, {hours}, median {median_s:.2f} s (dashed)")
         axes.grid(True, axis="y")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     rows[-1].set(xlabel="duration (s)", xlim=(0, edges[-1]))
     return figure
 
@@ -54,6 +57,7 @@ def draw_counts(counts: Mapping[str, int], title: str, unit: str) -> Figure:
     figure = style.new_figure(7.0, 3.0)
     axes = figure.subplots()
     axes.bar(range(len(counts)), list(counts.values()), color=style.BLUE)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xticks(range(len(counts)), list(counts))
     missing = [place for place, count in enumerate(counts.values()) if not count]
     for place in missing:
@@ -81,7 +85,7 @@ def draw_batch(utterances: Sequence[tuple[str, np.ndarray]], frames: int, hop_s:
     low, high = np.percentile(shown, (1, 99)) if len(shown) else (0.0, 1.0)
     for axes, (label, features_TF) in zip(rows, utterances, strict=True):
         image = _show_padded(axes, features_TF, hop_s, (low, high))
-        axes.set_title(label, fontsize=7.5, fontweight="normal", pad=2.0)
+        axes.set_title(label, fontsize=7.5, fontweight="normal", pad=3.5)
     rows[-1].set(xlabel="time (s)", xlim=(-0.5 * hop_s, (frames - 0.5) * hop_s))
     figure.colorbar(image, ax=list(rows), label="value of the feature", aspect=40, pad=0.01)
     figure.suptitle(title)
