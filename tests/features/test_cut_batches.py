@@ -184,7 +184,7 @@ def test_evaluation_leaves_out_garbage_alone_and_refuses_unknown_characters(tabl
     refusal_U[5] = 0
     chosen_U, dropped = speech(replace(table, refusal_U=refusal_U), "test")
     assert chosen_U.tolist() == [0, 1, 3, 4, 5, 6, 7]
-    assert [item.id for item in dropped] == ["u2"]
+    assert [item.id for item in named(table, dropped)] == ["u2"]
 
 
 @pytest.mark.parametrize(
