@@ -2,12 +2,14 @@
 
     python benchmarks/pipeline.py [--rounds 5] [--gpu-audio-s-per-s 13440] [--cuts 1000000]
 
-First the training part of gigaspeech_mini (subset xl, 32 minutes of speech in Opus at 16 kHz) is read through the training's
-own batches, without a model, in one process with one thread, from each storage; its files lie in the system's file cache, so that this is the
-work of a core and not the speed of a disk. Features are timed apart: they are the work of the device (or, stored, were done before). Rounds alternate;
-the fastest counts, as other work on the machine only adds. Then the cores which keep one GPU busy, that hears so many audio seconds a second.
+First the training part of gigaspeech_mini (subset xl, 32 minutes of speech in Opus) is read through the batches of
+training, without a model, in one process with one thread, from each storage. Its files lie in the system's file cache, so
+that this is the work of a core and not the speed of a disk. Features are timed apart: they are the work of the device, or
+were stored before. Rounds alternate; the fastest counts, as other work on the machine only adds. Beside it stand the cores
+that keep one GPU busy which hears so many audio seconds a second.
 
-Last a manifest of made-up cuts of 1 to 20 s: time to write, open and plan it, and the memory of the process that walks through an epoch.
+Then a manifest of made-up cuts of 1 to 20 s: time to write, open and plan it, and the resident memory of a new process that
+walks through an epoch of the plan.
 """
 
 from __future__ import annotations

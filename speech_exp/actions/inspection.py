@@ -9,6 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,11 @@ def _write_dropped(folder: Path, dropped: Iterable[Dropped]) -> dict[str, int]:
 def _write_listening(folder: Path, train: Survey, listen: int, rate_hz: int, seed: int) -> list[Dropped]:
     """Write sound files with their transcripts; return utterances that were chosen but cannot be read."""
     generator = np.random.default_rng(seed)
+    ends = dict.fromkeys((int(train.samples_U.argmin()), int(train.samples_U.argmax())))
+    others = (int(number) for number in generator.permutation(len(train)) if number not in ends)
     rows: list[dict[str, Any]] = []
     bad = []
-    first = [int(train.samples_U.argmin()), int(train.samples_U.argmax())]
-    for number in dict.fromkeys([*first, *generator.permutation(len(train)).tolist()]):
+    for number in chain(ends, others):
         if len(rows) == listen:
             break
         speed = float(generator.choice(train.speeds))
