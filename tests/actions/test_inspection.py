@@ -16,6 +16,7 @@ from composition import experiment
 from hydra.errors import ConfigCompositionException
 
 from speech_exp.actions import inspection
+from speech_exp.actions.prepare import Prepare
 from speech_exp.data import selection
 from speech_exp.data.digits import BUNDLED
 from speech_exp.experiment import Experiment
@@ -177,7 +178,7 @@ def heard_at(speed, folder, segments):
 
 
 def test_of_a_large_corpus_all_that_was_dropped_is_named_and_some_transcripts_are_read(
-    inspect, undrawn, segments, tmp_path, monkeypatch
+    inspect, undrawn, segments, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(selection, "_NAMED", 2)
     monkeypatch.setattr(inspection, "_MOST_TRANSCRIPTS", 20)
@@ -189,6 +190,8 @@ def test_of_a_large_corpus_all_that_was_dropped_is_named_and_some_transcripts_ar
     assert found["dropped"]["longer than dataset.limits.max_s=5"] == len(long)
     assert len(rows) == len({row["id"] for row in rows}) == sum(found["dropped"].values())
     assert f"and {len(long) - 2} more" in [item.id for item in built.features.dropped]
+    Prepare()(built)
+    assert f"dropped in all  {len(rows)}\n" in capsys.readouterr().out
     short = {one["sid"]: one for one in speech(segments, "XS") if one["sid"] not in long}
     assert f"20 of {len(short)} transcripts" in printed
     longest = sorted(len(one["text_tn"]) for one in short.values())[-20:]
