@@ -20,6 +20,7 @@ from training import CONF, experiment
 from speech_exp.tasks.dynamic import dynamic_int8
 from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.task import calibration_batches
+from speech_exp.training.state import StateFiles
 
 APPROACHES = sorted(path.stem for path in (CONF / "c_approach").glob("*.yaml"))
 EXPANDED = "task.expand_to_budget=true"
@@ -31,7 +32,15 @@ def train_s(folder: Path, overrides: list[str]) -> float:
     parts, network = run.features.parts, run.network
     started = time.perf_counter()
     run.trainer.fit(
-        network, run.objective, run.task, run.augment, parts, run.dataset.class_names, run.seed, folder, lambda _: None
+        network,
+        run.objective,
+        run.task,
+        run.augment,
+        parts,
+        run.dataset.class_names,
+        run.seed,
+        StateFiles(folder, 1, {}, None),
+        lambda _: None,
     )
     return time.perf_counter() - started
 

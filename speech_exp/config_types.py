@@ -1,4 +1,4 @@
-"""Check of config values against the annotations of what they configure, before any object is built."""
+"""Checks of config values against the annotations of what they configure, and configs as flat tables."""
 
 from __future__ import annotations
 
@@ -61,3 +61,14 @@ def _wording(hint: Any) -> str:
     if origin is dict:
         return f"a table, each value {_wording(arguments[1])}"
     return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"trainer.lr": 0.001} of nested tables."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

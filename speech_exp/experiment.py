@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from speech_exp.config_types import check_types
+from speech_exp.config_types import check_types, flat
 from speech_exp.folder_names import sweep_subdir
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
 # Keys that say where things lie or what is done, and cannot change a result.
 _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")
 _OWN_KEYS = ("checkpoint", "audio", "streaming", "part")  # of the actions that read a checkpoint
-_NOT_IN_HASH = (*_LOCATION_KEYS[:-1], "dataset.password", "dataset.host", "dry_run", "action", "trainer.tensorboard")
+_NOT_IN_HASH = (
+    *_LOCATION_KEYS[:-1],
+    *("dataset.password", "dataset.host", "dry_run", "resume", "action"),
+    *("trainer.tensorboard", "trainer.checkpoint_every_s", "trainer.keep"),
+)
 
 
 class Experiment:
@@ -180,6 +184,7 @@ class Experiment:
         config = self.config.copy()
         with open_dict(config):
             config.task, config.c_approach, config.kd = {"_target_": "speech_exp.tasks.task.Task"}, None, None
+            config.resume = None if isinstance(config.resume, str) else config.resume  # a folder is the student's
             config.model.hidden_size = self.network.encoder.recurrent_layers[0].hidden_size
         teacher = Experiment(
             config, {**self.choices, "task": "A", "c_approach": "None", "kd": "none"}, self.folder / "teacher"
@@ -234,12 +239,14 @@ class Experiment:
             config["dataset"]["password"] = None  # a secret has no place in a run folder
         return {"choices": self.choices, "config": {str(key): value for key, value in config.items()}}
 
+    def identity(self) -> dict[str, Any]:
+        """The config, flat, without the keys that cannot change a result."""
+        config = flat(self.plain_config()["config"])
+        return {key: value for key, value in config.items() if not _is_in(key, _NOT_IN_HASH)}
+
     def config_hash(self) -> str:
-        """Hash of the config without the keys that cannot change a result."""
-        config = OmegaConf.create(self.plain_config()["config"])
-        for key in _NOT_IN_HASH:
-            OmegaConf.update(config, key, None)
-        return hashlib.sha256(json.dumps(OmegaConf.to_container(config), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of the `identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def of_checkpoint(self, content: dict[str, Any]) -> Experiment:
         """The experiment that made a deployable checkpoint, its weights and statistics loaded.
@@ -266,3 +273,8 @@ class Experiment:
         original.normalizer.load(content["statistics"])
         original.deployed = original.task.restore(original.network, content["network"])
         return original
+
+
+def _is_in(key: str, tables: tuple[str, ...]) -> bool:
+    """Whether `key` is one of the keys, or below one of them."""
+    return any(key == table or key.startswith(f"{table}.") for table in tables)

@@ -57,6 +57,9 @@ class Context(Protocol):
     def plain_config(self) -> dict[str, Any]:
         """Resolved config and group choices, as a checkpoint keeps them."""
 
+    def identity(self) -> dict[str, Any]:
+        """The config, flat, without the keys that cannot change a result."""
+
     def config_hash(self) -> str: ...
 
     def of_checkpoint(self, content: dict[str, Any]) -> Context:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from operator import eq
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,57 +20,76 @@ from speech_exp.reporting.tensorboard import event_writer
 from speech_exp.tasks.storage import stored_in_float
 from speech_exp.tasks.task import Certificate
 from speech_exp.training import checkpoint
-from speech_exp.training.trainer import EpochRow, Fit
+from speech_exp.training.fitting import Fit
+from speech_exp.training.resuming import alone, plan
+from speech_exp.training.state import EpochRow, StateFiles, newest
 
 
 class Train:
-    """Returns the objective's validation metric of what deploys; `dry_run` prints sizes and stops before any training."""
+    """Returns the objective's validation metric of what deploys; `dry_run` prints sizes and stops before any training.
 
-    def __init__(self, dry_run: bool) -> None:
-        self.dry_run = dry_run
+    `resume` says whether a run that was begun goes on (`speech_exp.training.resuming.plan`); a finished one is not
+    repeated.
+    """
+
+    def __init__(self, dry_run: bool, resume: bool | str | None) -> None:
+        self.dry_run, self.resume = dry_run, resume
 
     def __call__(self, experiment: Context) -> float | None:
         if self.dry_run:
             _describe(experiment)
             return None
-        started = time.perf_counter()
-        device, task = str(experiment.trainer.runtime.device), experiment.task
-        task.phases(experiment.trainer.epochs)  # too few epochs are told before any work
-        record = RunRecord(experiment.folder)
-        with record.running(seed=experiment.seed, config_hash=experiment.config_hash(), device=device):
-            parts = experiment.features.parts
-            record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
-            experiment.network  # noqa: B018  (its hidden size is solved for here)
-            if task.sizing:
-                print(f"hidden size {task.sizing}")
-            experiment.prepare_training()
-            fit, history = _fit(experiment, record)
-            deployed = task.deployable(fit.best, parts["train"])
-            certificate = task.certify(deployed)
-            validation = _evaluate(experiment, deployed, "validation")
-            test = _evaluate(experiment, deployed, "test")
-            _save(experiment, deployed, fit)
-            record.write_predictions(test.predictions)
-            results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
-            record.write_results(results)
-            _draw(experiment, deployed, fit, test, history)
-        size, primary = results["size"], experiment.objective.primary
-        facts = {
-            "best epoch": f"{fit.best_epoch} of {fit.epochs}",
-            f"validation {primary}": f"{validation.metrics[primary]:.2%}",
-            **{f"test {name}": f"{value:.2%}" for name, value in test.metrics.items() if name != "loss"},
-            "bytes": f"{size['packed_bytes']:,} stored, {size['bits_per_weight']:.4g} bits a weight",
-            **{
-                f"engine {name}": f"{engine['metrics'][primary]:.2%}, {engine['model_bytes']:,} bytes, "
-                f"{engine['latency_ms']:.2f} ms an utterance on the CPU"
-                for name, engine in results.get("engines", {}).items()
-            },
-            "certificate": certificate.text(),
-            "training": f"{fit.seconds:.1f} s, {fit.utterances_per_s:,.0f} utterances/s",
-            "run folder": str(experiment.folder),
-        }
-        print_table(facts)
-        return validation.metrics[primary]
+        experiment.task.phases(experiment.trainer.epochs)  # too few epochs are told before any work
+        with alone(experiment.folder):
+            found = plan(experiment.folder, self.resume, experiment.config_hash())
+            if found.finished is not None:
+                print(f"{experiment.folder} is finished; resume=false runs it anew")
+                return float(found.finished["metrics"]["val"][experiment.objective.primary])
+            return _train(experiment, found.start)
+
+
+def _train(experiment: Context, start: Path | None) -> float:
+    """The whole of a run, from the newest training state in `start` where that is a folder."""
+    started = time.perf_counter()
+    device, task = str(experiment.trainer.runtime.device), experiment.task
+    record, config_hash = RunRecord(experiment.folder), experiment.config_hash()
+    if start is not None:
+        print(f"going on from {newest(start)}")
+    with record.running(seed=experiment.seed, config_hash=config_hash, device=device, goes_on=start is not None):
+        parts = experiment.features.parts
+        record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
+        experiment.network  # noqa: B018  (its hidden size is solved for here)
+        if task.sizing:
+            print(f"hidden size {task.sizing}")
+        experiment.prepare_training()
+        fit = _fit(experiment, record, start)
+        record.write_history(fit.history)
+        deployed = task.deployable(fit.best, parts["train"])
+        certificate = task.certify(deployed)
+        validation = _evaluate(experiment, deployed, "validation")
+        test = _evaluate(experiment, deployed, "test")
+        _save(experiment, deployed, fit)
+        record.write_predictions(test.predictions)
+        results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
+        record.write_results(results)
+        _draw(experiment, deployed, fit, test, fit.history)
+    size, primary = results["size"], experiment.objective.primary
+    facts = {
+        "best epoch": f"{fit.best_epoch} of {fit.epochs}",
+        f"validation {primary}": f"{validation.metrics[primary]:.2%}",
+        **{f"test {name}": f"{value:.2%}" for name, value in test.metrics.items() if name != "loss"},
+        "bytes": f"{size['packed_bytes']:,} stored, {size['bits_per_weight']:.4g} bits a weight",
+        **{
+            f"engine {name}": f"{engine['metrics'][primary]:.2%}, {engine['model_bytes']:,} bytes, "
+            f"{engine['latency_ms']:.2f} ms an utterance on the CPU"
+            for name, engine in results.get("engines", {}).items()
+        },
+        "certificate": certificate.text(),
+        "training": f"{fit.seconds:.1f} s, {fit.utterances_per_s:,.0f} utterances/s",
+        "run folder": str(experiment.folder),
+    }
+    print_table(facts)
+    return validation.metrics[primary]
 
 
 def _evaluate(experiment: Context, network: nn.Module, part: str) -> Evaluation:
@@ -101,16 +121,16 @@ def _describe(experiment: Context) -> None:
     )
 
 
-def _fit(experiment: Context, record: RunRecord) -> tuple[Fit, list[EpochRow]]:
-    history: list[EpochRow] = []
+def _fit(experiment: Context, record: RunRecord, start: Path | None) -> Fit:
+    identity = {**experiment.identity(), "data_fingerprint": experiment.loaded.fingerprint}
+    files = StateFiles(experiment.folder / "checkpoints", experiment.trainer.keep, identity, start)
     with event_writer(experiment.folder, experiment.trainer.tensorboard) as events:
 
-        def on_epoch(row: EpochRow) -> None:
-            history.append(row)
-            record.append_epoch(row)
-            events(row)
+        def on_epoch(history: list[EpochRow]) -> None:
+            record.write_history(history)
+            events(history[-1])
 
-        fit = experiment.trainer.fit(
+        return experiment.trainer.fit(
             experiment.network,
             experiment.objective,
             experiment.task,
@@ -118,10 +138,9 @@ def _fit(experiment: Context, record: RunRecord) -> tuple[Fit, list[EpochRow]]:
             experiment.features.parts,
             experiment.class_names,
             experiment.seed,
-            experiment.folder / "checkpoints",
+            files,
             on_epoch,
         )
-    return fit, history
 
 
 def _save(experiment: Context, network: nn.Module, fit: Fit) -> None:

@@ -102,8 +102,8 @@ class Utterances(Protocol):
     def batches(self, size: BatchSize) -> int:
         """How many `shuffled` gives, the same in every epoch."""
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
-        """An epoch of training, its order drawn from `generator` alone."""
+    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+        """An epoch of training from its `start`-th batch on, its order drawn from `generator` alone."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class InMemoryUtterances:
     def batches(self, size: BatchSize) -> int:
         return math.ceil(len(self) / size.of_utterances())
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
         """Each utterance once, in one of its variants, batched with others of about its length."""
         utterances, batch_size = len(self), size.of_utterances()
         order_U = torch.randperm(utterances, generator=generator)
@@ -152,7 +152,7 @@ class InMemoryUtterances:
         batches = []
         for pool in torch.arange(utterances).split(_POOL_BATCHES * batch_size):
             batches += pool[lengths_U[pool].argsort(stable=True)].split(batch_size)
-        for number in torch.randperm(len(batches), generator=generator).tolist():
+        for number in torch.randperm(len(batches), generator=generator).tolist()[start:]:
             yield self._batch(order_U[batches[number]], variant_U[batches[number]])
 
     def _batch(self, chosen_B: torch.Tensor, variant_B: torch.Tensor) -> Batch:

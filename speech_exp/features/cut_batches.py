@@ -135,14 +135,14 @@ class CutUtterances:
     def batches(self, size: BatchSize) -> int:
         return self.plan(size).batches
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
         """Each utterance once, in buckets of about one length and all of a batch at one speed."""
         seed = int(torch.randint(2**62, (), generator=generator))
-        speed_of = np.random.default_rng((seed, 1))
-        planned = (self._numbered(batch.positions_N, batch.frames) for batch in self.plan(size).epoch(seed))
-        for read in self._load(planned):
+        plan = self.plan(size)
+        speeds = np.random.default_rng((seed, 1)).choice(self.speeds, plan.batches)[start:].tolist()
+        planned = (self._numbered(batch.positions_N, batch.frames) for batch in plan.epoch(seed, start))
+        for read, speed in zip(self._load(planned), speeds, strict=True):
             self._note(read)
-            speed = float(speed_of.choice(self.speeds))
             if read.ids:
                 yield self._batch(read, speed)
 

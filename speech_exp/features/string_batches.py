@@ -151,7 +151,7 @@ class StringUtterances:
     def batches(self, size: BatchSize) -> int:
         return math.ceil(len(self) / size.of_utterances())
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
         """An epoch: newly drawn strings where the part has them, batched with others of about their length."""
         strings, batch_size = self.strings, size.of_utterances()
         if self.redraw is not None:
@@ -161,10 +161,12 @@ class StringUtterances:
         batches: list[torch.Tensor] = []
         for pool in torch.arange(len(strings)).split(_POOL_BATCHES * batch_size):
             batches += pool[lengths_U[pool].argsort(stable=True)].split(batch_size)
-        for number in torch.randperm(len(batches), generator=generator).tolist():
-            speed = self.speeds[0]
-            if len(self.speeds) > 1:
-                speed = self.speeds[int(torch.randint(len(self.speeds), (), generator=generator))]
+        numbers = torch.randperm(len(batches), generator=generator).tolist()
+        speeds = self.speeds * len(numbers)
+        if len(self.speeds) > 1:
+            drawn = torch.randint(len(self.speeds), (len(numbers),), generator=generator).tolist()
+            speeds = [self.speeds[number] for number in drawn]
+        for number, speed in list(zip(numbers, speeds, strict=False))[start:]:
             yield self._batch([strings[chosen] for chosen in order_U[batches[number]].tolist()], speed)
 
     def features(self, strings: list[DigitString], speed: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

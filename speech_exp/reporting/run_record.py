@@ -32,14 +32,19 @@ class RunRecord:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._run: dict[str, Any] = {}
-        self._columns: list[str] | None = None
 
     @contextlib.contextmanager
     def running(
-        self, *, seed: int, config_hash: str, device: str, command: Sequence[str] | None = None
+        self,
+        *,
+        seed: int,
+        config_hash: str,
+        device: str,
+        command: Sequence[str] | None = None,
+        goes_on: bool = False,
     ) -> Iterator[RunRecord]:
         """Start the record, and finish it as `finished`, `interrupted` (Ctrl-C) or `failed`; exceptions go on."""
-        self.start(seed=seed, config_hash=config_hash, device=device, command=command)
+        self.start(seed=seed, config_hash=config_hash, device=device, command=command, goes_on=goes_on)
         try:
             yield self
         except KeyboardInterrupt:
@@ -52,15 +57,22 @@ class RunRecord:
             raise
         self.finish("finished")
 
-    def start(self, *, seed: int, config_hash: str, device: str, command: Sequence[str] | None = None) -> None:
-        """Write run.json with status `running`; results of an earlier run in this folder are removed first.
+    def start(
+        self,
+        *,
+        seed: int,
+        config_hash: str,
+        device: str,
+        command: Sequence[str] | None = None,
+        goes_on: bool = False,
+    ) -> None:
+        """Write run.json with status `running`; what an earlier run left in this folder is removed, unless this one goes on.
 
         `device` is such as `cpu` or `cuda:0`; `command` defaults to the command line of this process.
         """
         old = [self.folder / name for name in ("results.json", "predictions.csv", "history.csv")]
-        for path in [*old, *(self.folder / "checkpoints").glob("checkpoint_epoch_*.pt")]:
+        for path in [] if goes_on else [*old, *(self.folder / "checkpoints").glob("checkpoint_epoch_*.pt")]:
             path.unlink(missing_ok=True)
-        self._columns = None
         self._run = {
             "command": shlex.join([Path(sys.executable).name, *sys.argv] if command is None else command),
             "git": environment.git_state(),
@@ -72,6 +84,7 @@ class RunRecord:
             "data_fingerprint": None,
             "dropped": [],
             "started": _now(),
+            "goes_on": goes_on,  # with what an earlier process had begun
             "finished": None,
             "status": "running",
             "error": None,
@@ -97,24 +110,20 @@ class RunRecord:
         self._run.update(status=status, error=error, trace=last_lines, finished=_now())
         self._write_run()
 
-    def append_epoch(self, row: Mapping[str, float | int | str | None]) -> None:
-        """Add one row to history.csv at once; the first row fixes the columns.
+    def write_history(self, rows: Sequence[Mapping[str, float | int | str | None]]) -> Path:
+        """history.csv of all epochs so far; their columns are those of the first.
 
         None gives an empty cell. Unlike JSON, CSV may hold NaN, and a diverging loss is worth seeing in it.
         """
-        if self._columns is None:
-            self._columns = list(row)
-            files.write_text(self.folder / "history.csv", files.csv_text(self._columns, [row]))
-            return
-        if set(row) != set(self._columns):
-            unknown, missing = sorted(set(row) - set(self._columns)), sorted(set(self._columns) - set(row))
-            raise ValueError(
-                f"an epoch's row has unknown columns {unknown} and lacks {missing}, expected those of the first row: "
-                f"{', '.join(self._columns)}; write None for what an epoch does not measure"
-            )
-        with open(self.folder / "history.csv", "a", encoding="utf-8", newline="") as file:
-            file.write(files.csv_text(self._columns, [row], header=False))
-            file.flush()
+        columns = list(rows[0]) if rows else []
+        for row in rows:
+            if set(row) != set(columns):
+                unknown, missing = sorted(set(row) - set(columns)), sorted(set(columns) - set(row))
+                raise ValueError(
+                    f"an epoch's row has unknown columns {unknown} and lacks {missing}, expected those of the first row: "
+                    f"{', '.join(columns)}; write None for what an epoch does not measure"
+                )
+        return files.write_text(self.folder / "history.csv", files.csv_text(columns, rows))
 
     def write_results(self, results: Mapping[str, Any]) -> Path:
         """results.json, checked against its schema first; nothing is written when a key or value is wrong."""

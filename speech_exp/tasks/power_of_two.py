@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -143,6 +144,13 @@ class PowerOfTwo(Budget):
     def after_epoch(self, network: Network, epoch: int) -> None:
         if self._first and (self.every_n_steps is None or epoch == self._last):
             self.approach.act(self.weights(network), (epoch - self._first + 1) / (self._last - self._first + 1))
+
+    def state(self) -> dict[str, Any]:
+        return self.approach.state() if self._first else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if self._first:
+            self.approach.load_state(state)
 
     def candidate(self, network: Network, epoch: int) -> nn.Module | None:
         return self._projected(network) if self._first else None

@@ -97,6 +97,13 @@ class Task:
     def after_epoch(self, network: Network, epoch: int) -> None:
         """Called after each epoch, counted from 1, before it is validated."""
 
+    def state(self) -> dict[str, Any]:
+        """What `begin_phase` and the network do not hold of the phase in progress, in plain values and tensors."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`, after `begin_phase`."""
+
     def candidate(self, network: Network, epoch: int) -> nn.Module | None:
         """What this epoch is validated as and competes for best with; None where it does not compete."""
         return network

@@ -46,16 +46,24 @@ def load_deployable(path: str | None, key: str = "checkpoint") -> dict[str, Any]
     if not Path(path).is_file():
         raise ValueError(f"{key}={path} is not a file: expected a checkpoint_epoch_N_best.pt, change {key}")
     try:
+        content = load(Path(path), FORMAT)
+    except ValueError as error:
+        raise ValueError(f"{key}={error}: give a file that ends in _best.pt, change {key}") from None
+    if content.pop("digest", None) != _digest(content):
+        raise ValueError(f"{key}={path} was changed after it was saved (its digest does not fit): change {key}")
+    return content
+
+
+def load(path: Path, expected: str) -> dict[str, Any]:
+    """Content of a file of the format `expected`, on the CPU; nothing in the file is executed."""
+    try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint make torch raise anything from EOFError to IndexError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{key}={path} is not a readable checkpoint ({reason}): change {key}") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise ValueError(
-            f"{key}={path} holds no deployable model: give the file that ends in _best.pt, not a training state"
-        )
-    if content.pop("digest", None) != _digest(content):
-        raise ValueError(f"{key}={path} was changed after it was saved (its digest does not fit): change {key}")
+        raise ValueError(f"{path} is not a readable checkpoint ({reason})") from None
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    if found != expected:
+        raise ValueError(f"{path} holds {found or 'something else'}, expected {expected}")
     return content
 
 

@@ -85,6 +85,11 @@ class Optimization:
             "scaler": self.scaler.state_dict(),
         }
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+
     def _refuse(self, value: float, ids: list[str]) -> None:
         shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
         raise NonFiniteLossError(

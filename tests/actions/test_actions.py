@@ -162,7 +162,7 @@ def test_a_folder_without_audio_is_named(compose, cache, tmp_path):
 def test_dry_run_prints_sizes_and_trains_nothing(compose, cache, tmp_path, capsys):
     act(compose, tmp_path, cache, "dry_run=true", "model=lmu")
     printed = capsys.readouterr().out
-    for words in ("parameters", "bytes a recurrent layer", "window", " ms (theta ", "utterances an epoch", "15 of 64"):
+    for words in ("parameters", "bytes a recurrent layer", "window", " ms (theta ", "utterances an epoch", "960 in batches of 64"):
         assert words in printed
     assert list(tmp_path.iterdir()) == []
 
@@ -170,7 +170,7 @@ def test_dry_run_prints_sizes_and_trains_nothing(compose, cache, tmp_path, capsy
 def test_prepare_verifies_and_fills_the_cache(compose, tmp_path, capsys):
     act(compose, tmp_path, tmp_path / "cache", "action=prepare")
     printed = capsys.readouterr().out
-    assert "1,200 of 6 speakers" in printed
+    assert "1,200 recordings of 6 speakers" in printed
     assert "960 train, 120 validation, 120 test" in printed
     assert list((tmp_path / "cache").glob("*/frames.npy"))
 

@@ -53,7 +53,7 @@ def test_run_that_ends_early_says_why_and_the_exception_goes_on(
 ) -> None:
     record = RunRecord(tmp_path)
     with pytest.raises(type(error)), record.running(**START):
-        record.append_epoch({"epoch": 1, "val_accuracy": 0.5})
+        record.write_history([{"epoch": 1, "val_accuracy": 0.5}])
         raise error
     found = read(record)
     assert found["status"] == status
@@ -66,7 +66,7 @@ def test_run_that_ends_early_says_why_and_the_exception_goes_on(
 def test_new_start_removes_the_results_of_an_earlier_run(tmp_path: Path, results: dict[str, Any]) -> None:
     record = RunRecord(tmp_path)
     with record.running(**START):
-        record.append_epoch({"epoch": 1})
+        record.write_history([{"epoch": 1}])
         record.write_results(results)
         record.write_predictions([])
     (tmp_path / "checkpoints").mkdir()
@@ -76,6 +76,18 @@ def test_new_start_removes_the_results_of_an_earlier_run(tmp_path: Path, results
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "run.json"]
 
 
+def test_a_run_that_goes_on_keeps_what_was_there(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path)
+    record.start(**START)
+    record.write_history([{"epoch": 1}])
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint_epoch_1.pt").touch()
+    RunRecord(tmp_path).start(**START, goes_on=True)
+    assert (tmp_path / "history.csv").exists()
+    assert (tmp_path / "checkpoints" / "checkpoint_epoch_1.pt").exists()
+    assert read(record)["goes_on"] is True
+
+
 def test_history_is_on_disk_after_every_row_with_all_digits(tmp_path: Path) -> None:
     record = RunRecord(tmp_path)
     record.start(**START)
@@ -83,8 +95,8 @@ def test_history_is_on_disk_after_every_row_with_all_digits(tmp_path: Path) -> N
         {"epoch": 1, "loss": 0.1 + 0.2, "lr": np.float32(0.5)},
         {"epoch": 2, "loss": float("nan"), "lr": None},
     ]
-    for count, row in enumerate(rows, start=1):
-        record.append_epoch(row)
+    for count in range(1, len(rows) + 1):
+        record.write_history(rows[:count])
         assert len(read_history(tmp_path / "history.csv")) == count
     with open(tmp_path / "history.csv", encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [["epoch", "loss", "lr"], ["1", repr(0.1 + 0.2), "0.5"], ["2", "nan", ""]]
@@ -98,10 +110,10 @@ def test_history_is_on_disk_after_every_row_with_all_digits(tmp_path: Path) -> N
 def test_first_row_fixes_the_columns(tmp_path: Path, row: dict[str, float], text: str) -> None:
     record = RunRecord(tmp_path)
     record.start(**START)
-    record.append_epoch({"epoch": 1, "loss": 2.0})
+    record.write_history([{"epoch": 1, "loss": 2.0}])
     before = (tmp_path / "history.csv").read_bytes()
     with pytest.raises(ValueError) as error:
-        record.append_epoch(row)
+        record.write_history([{"epoch": 1, "loss": 2.0}, row])
     assert text in str(error.value)
     assert "expected those of the first row: epoch, loss" in str(error.value)
     assert (tmp_path / "history.csv").read_bytes() == before

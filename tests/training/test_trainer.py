@@ -16,6 +16,7 @@ from speech_exp.objectives.classification import Classification
 from speech_exp.tasks.task import Phase, Task
 from speech_exp.training.optimization import NonFiniteLossError
 from speech_exp.training.runtime import choose_device, seed_everything, set_up
+from speech_exp.training.state import StateFiles
 from speech_exp.training.trainer import Trainer
 
 NAMES = ("a", "b", "c")
@@ -49,7 +50,7 @@ def trainer(**changes) -> Trainer:
         "schedule": "cosine",
     }
     settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
-    settings |= {"compile": False, "deterministic": True, "tensorboard": False}
+    settings |= {"compile": False, "deterministic": True, "tensorboard": False, "checkpoint_every_s": None, "keep": 1}
     return Trainer(**(settings | changes))
 
 
@@ -62,7 +63,10 @@ def train(folder, seed=0, task=None, augment=None, dropout=0.2, **changes):
     parts = {"train": part(70, 0), "validation": part(30, 1)}
     history = []
     augment = augment or SpecAugment(**PLAIN, **QUIET)
-    fit = loop.fit(network, objective, task or Task(), augment, parts, NAMES, seed, folder, history.append)
+    files = StateFiles(folder, 1, {}, None)
+    fit = loop.fit(
+        network, objective, task or Task(), augment, parts, NAMES, seed, files, lambda rows: history.append(rows[-1])
+    )
     return fit, history, network
 
 
@@ -224,7 +228,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path
     with pytest.raises(
         NonFiniteLossError, match=r"the loss became nan at step 1 of 4 in a batch of 70 utterances .*trainer\.lr"
     ):
-        loop.fit(network, objective, Task(), SpecAugment(**PLAIN, **QUIET), parts, NAMES, 0, tmp_path, lambda _: None)
+        files = StateFiles(tmp_path, 1, {}, None)
+        loop.fit(network, objective, Task(), SpecAugment(**PLAIN, **QUIET), parts, NAMES, 0, files, lambda _: None)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -233,8 +238,8 @@ def test_the_training_state_of_the_last_epoch_alone_is_kept(tmp_path):
     _, _, network = train(tmp_path, epochs=3)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_epoch_3.pt"]
     state = torch.load(tmp_path / "checkpoint_epoch_3.pt", weights_only=True)
-    assert state["epoch"] == 3
-    assert set(state["optimizer"]["state"]) == set(range(len(list(network.parameters()))))
+    assert state["state"]["epoch"] == 3
+    assert set(state["optimization"]["optimizer"]["state"]) == set(range(len(list(network.parameters()))))
     for name, value in network.state_dict().items():
         assert torch.equal(state["network"][name], value)
 

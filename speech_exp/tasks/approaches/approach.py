@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
@@ -71,6 +71,13 @@ class Approach:
     def act(self, weights: Weights, progress: float) -> None:
         """After an epoch or every n steps, `progress` in (0, 1] of phase two; at 1, its end, the weights become exact."""
         self.project_all(weights)
+
+    def state(self) -> dict[str, Any]:
+        """What `begin` and the weights do not hold of phase two, in plain values and tensors."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`, after `begin`."""
 
     def stage(self, epoch: int) -> str:
         """What this epoch of phase two is called in the history and the training curves."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 
@@ -57,6 +58,14 @@ class Inq(Approach):
     def act(self, weights: Weights, progress: float) -> None:
         if progress >= 1:
             self.project_all(weights)
+
+    def state(self) -> dict[str, Any]:
+        return {"frozen": self._frozen, "values": self._values}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for own, saved in ((self._frozen, state["frozen"]), (self._values, state["values"])):
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
 
     def stage(self, epoch: int) -> str:
         return f"inq {100 * self._share(epoch):g} %"

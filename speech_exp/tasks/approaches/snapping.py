@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from speech_exp.tasks.approaches.approach import (
@@ -64,6 +67,12 @@ class Ema(Approach):
         super().begin(weights, grid, epochs, seed)
         self._first_progress = None
 
+    def state(self) -> dict[str, Any]:
+        return {"first_progress": self._first_progress}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._first_progress = state["first_progress"]
+
     @torch.no_grad()
     def act(self, weights: Weights, progress: float) -> None:
         if self._first_progress is None:
@@ -82,6 +91,12 @@ class Stochastic(Approach):
     def begin(self, weights: Weights, grid: Grid, epochs: int, seed: int) -> None:
         super().begin(weights, grid, epochs, seed)
         self._generator = torch.Generator().manual_seed(seed)  # its own: other draws of the run stay as they are
+
+    def state(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
 
     @torch.no_grad()
     def act(self, weights: Weights, progress: float) -> None:

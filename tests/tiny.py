@@ -10,6 +10,7 @@ from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import Classification
 from speech_exp.tasks.task import Task
 from speech_exp.training.runtime import seed_everything
+from speech_exp.training.state import StateFiles
 from speech_exp.training.trainer import Trainer
 
 MODELS = {
@@ -59,12 +60,15 @@ def fit(folder, task, model, seed=0, **changes):
         "schedule": "constant",
     }
     settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
-    settings |= {"compile": False, "deterministic": True, "tensorboard": False}
+    settings |= {"compile": False, "deterministic": True, "tensorboard": False, "checkpoint_every_s": None, "keep": 1}
     loop = Trainer(**(settings | changes))
     seed_everything(seed)
     live = network(model, seed)
     quiet = {"time_masks": 0, "time_mask_share": 0.0, "feature_masks": 0, "feature_mask_width": 0}
     augment = SpecAugment(**quiet, gain_std=0.0, shift_std=0.0, noise_std=0.0)
     history = []
-    found = loop.fit(live, OBJECTIVE, task or Task(), augment, parts(), NAMES, seed, folder, history.append)
+    files = StateFiles(folder, 1, {}, None)
+    found = loop.fit(
+        live, OBJECTIVE, task or Task(), augment, parts(), NAMES, seed, files, lambda rows: history.append(rows[-1])
+    )
     return found, history, live

@@ -1,0 +1,258 @@
+"""The training loop: phases, epochs and batches of one fit, whose state can be saved and taken up after any batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from speech_exp.data.batches import Batch, BatchSize, Utterances
+from speech_exp.features.augment import SpecAugment
+from speech_exp.objectives.objective import Network, Objective
+from speech_exp.progress import Progress, progress
+from speech_exp.tasks.task import Phase, Task
+from speech_exp.training.monitor import DeviceMonitor
+from speech_exp.training.optimization import Optimization, Schedule
+from speech_exp.training.runtime import Runtime, compiled
+from speech_exp.training.signals import StopSignals
+from speech_exp.training.state import Best, EpochRow, FitState, StateFiles, random_state, set_random_state
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training found: `best` is what was validated at `best_epoch`, epochs counted from 1 (0: before any)."""
+
+    best: nn.Module
+    best_epoch: int
+    best_metrics: dict[str, float]
+    epochs: int
+    seconds: float
+    utterances_per_s: float
+    history: list[EpochRow]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What `speech_exp.training.trainer.Trainer` says of them."""
+
+    epochs: int
+    batch_size: int
+    training_batch: BatchSize
+    epoch_batches: int | None
+    accumulate: int
+    lr: float
+    weight_decay: float
+    schedule: Schedule
+    warmup_share: float
+    clip_norm: float
+    patience: int | None
+    compile: bool
+    checkpoint_every_s: float | None
+    runtime: Runtime
+
+
+class Fitting:
+    """One fit; arguments are those of `Trainer.fit`."""
+
+    def __init__(
+        self,
+        settings: FitSettings,
+        network: Network,
+        objective: Objective,
+        task: Task,
+        augment: SpecAugment,
+        parts: Mapping[str, Utterances],
+        class_names: tuple[str, ...],
+        seed: int,
+        files: StateFiles,
+        on_epoch: Callable[[list[EpochRow]], None],
+    ) -> None:
+        self.settings, self.network, self.objective, self.task = settings, network, objective, task
+        self.augment, self.parts, self.class_names, self.seed = augment, parts, class_names, seed
+        self.files, self.on_epoch = files, on_epoch
+        self.train = parts["train"]
+        self.forward: nn.Module = compiled(network) if settings.compile else network
+        self.order = torch.Generator().manual_seed(seed)
+        self.epoch_order = self.order.get_state()  # of the generator, before the epoch in progress
+        augment.seed(seed, settings.runtime.device)
+        self.state, self.saved = FitState(), files.load()
+        self.optimization: Optimization | None = None  # of the phase in progress
+        self.started_s = self.saved_s = time.perf_counter()
+        self.signals, self.monitor = StopSignals(), DeviceMonitor(settings.runtime.device)
+
+    def run(self) -> Fit:
+        phases = self.task.phases(self.settings.epochs)
+        first = self.saved["state"]["phase"] if self.saved else 0
+        with self.signals, progress("train (epochs)", sum(len(phase.epochs) for phase in phases)) as bar:
+            for number in range(first, len(phases)):
+                self._phase(number, phases[number], bar)
+        state = self.state
+        if not phases:
+            started_s = time.perf_counter()
+            self._end_epoch(0, self._row(0, math.nan, self._validate(0), 0.0, started_s))
+        self.monitor.close()
+        best = state.best
+        assert best is not None, "a task lets at least its last epoch compete"
+        speed = state.utterances / state.train_s if state.train_s else 0.0
+        return Fit(best.network, best.epoch, best.metrics, state.epoch, self._fit_s(), speed, state.history)
+
+    def _phase(self, number: int, phase: Phase, bar: Progress) -> None:
+        saved, self.saved = self.saved, None
+        if saved is not None:
+            self.network.load_state_dict(saved["state"]["phase_start"])
+        self.state.begin_phase(number, self.network)
+        self.task.begin_phase(self.network, phase, self.train, self.seed)
+        self.optimization = self._optimization(phase)
+        if saved is not None:
+            self._take_up(saved)
+            bar.advance(self.state.epoch, note="taken up where it stopped")
+        for epoch in range(max(phase.first, self.state.epoch + 1), phase.last + 1):
+            if self.state.stopped:
+                return
+            started_s = time.perf_counter()
+            train_loss = self._epoch(epoch, self.optimization)
+            metrics, lr = self._validate(epoch), self.state.lr
+            row = self._row(epoch, train_loss, metrics, lr, started_s)
+            self.state.stopped = self._may_stop(epoch)
+            self._end_epoch(epoch, row)
+            shown = "  ".join(f"val_{name} {value:.4f}" for name, value in metrics.items())
+            bar.advance(note=f"loss {train_loss:.4f}  {shown}  {row['utterances_per_s']:,.0f} utt/s")
+
+    def _epoch(self, epoch: int, optimization: Optimization) -> float:
+        """Train one epoch, or the rest of it; returns the mean loss of all of it."""
+        state = self.state
+        if not state.batches:
+            state.begin_epoch(optimization.lr)
+            self.epoch_order = self.order.get_state()
+            self.task.begin_epoch(self.network, epoch)
+        self.network.train()
+        before_s, started_s = state.epoch_s, time.perf_counter()
+        limit = self.settings.epoch_batches
+        batches = self.train.shuffled(self.settings.training_batch, self.order, state.batches)
+        for batch in islice(batches, None if limit is None else limit - state.batches):
+            state.add(self._step(batch, optimization), self.objective.weight(batch), len(batch.ids))
+            self.task.after_step(self.network, optimization.steps_done, optimization.steps)
+            state.epoch_s = before_s + time.perf_counter() - started_s
+            self._save_within_epoch()
+        self.task.after_epoch(self.network, epoch)
+        state.utterances += state.heard
+        state.train_s += state.epoch_s
+        return state.loss_sum / max(1, state.weight_sum)
+
+    def _step(self, batch: Batch, optimization: Optimization) -> float:
+        """The loss of one step on a whole batch, whose parts are weighed so that their number does not matter."""
+        objective = self.objective
+        split = batch.split(self.settings.accumulate)
+        weights = [objective.weight(part) for part in split]
+        parts = [
+            (self.augment(part.repeated(objective.views)), weight / sum(weights))
+            for part, weight in zip(split, weights, strict=True)
+        ]
+        with self.task.training_form(self.network):
+            return optimization.step(parts, lambda part: self.task.loss(objective, self.forward, part))
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        candidate = self.task.candidate(self.network, epoch)
+        with self.settings.runtime.autocast():
+            metrics = self.objective.evaluate(
+                candidate or self.network,
+                self.parts["validation"].by_length(self.settings.batch_size),
+                self.class_names,
+            ).metrics
+        best = self.state.best
+        if candidate is not None and (best is None or self.objective.better(metrics, best.metrics)):
+            self.state.best = Best(copy.deepcopy(candidate), epoch, metrics)
+        return metrics
+
+    def _may_stop(self, epoch: int) -> bool:
+        best, patience = self.state.best, self.settings.patience
+        return bool(best and patience and epoch - best.epoch >= patience and self.task.may_stop_early(epoch))
+
+    def _row(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, started_s: float) -> EpochRow:
+        """A row of history.csv; tasks that act in phases name each epoch's."""
+        state = self.state
+        row: EpochRow = {
+            "epoch": epoch,
+            "train_loss": loss,
+            **{f"val_{name}": value for name, value in metrics.items()},
+            "lr": lr,
+            "seconds": time.perf_counter() - started_s,
+            "utterances_per_s": state.heard / state.epoch_s if state.epoch_s else 0.0,
+            **self.monitor.epoch_values(),
+        }
+        return row | {"phase": stage} if (stage := self.task.stage(epoch)) else row
+
+    def _end_epoch(self, epoch: int, row: EpochRow) -> None:
+        self.state.end_epoch(epoch, row)
+        self.epoch_order = self.order.get_state()
+        self._save()
+        self.on_epoch(self.state.history)
+
+    def _save_within_epoch(self) -> None:
+        """Where it is time, or where a signal asks this process to end."""
+        every_s = self.settings.checkpoint_every_s
+        if self.signals.received or (every_s is not None and time.perf_counter() - self.saved_s >= every_s):
+            self._save()
+        if self.signals.received:
+            self.signals.pass_on()
+
+    def _save(self) -> None:
+        state = self.state
+        content = {
+            "state": {**state.content(), "fit_s": self._fit_s()},
+            "network": self.network.state_dict(),
+            "optimization": self.optimization.state_dict() if self.optimization else {},
+            "task": self.task.state(),
+            "generators": {**random_state(), "order": self.epoch_order, "augment": self.augment.generator.get_state()},
+        }
+        self.files.save(content, state.epoch, state.batches)
+        self.saved_s = time.perf_counter()
+
+    def _take_up(self, saved: dict[str, Any]) -> None:
+        """Go on from a state; the task has begun its phase from the network that the phase began with."""
+        assert self.optimization is not None
+        best = saved["state"].pop("best")
+        self.state = FitState(**saved["state"])
+        self.network.load_state_dict(saved["network"])
+        self.optimization.load_state_dict(saved["optimization"])
+        self.task.load_state(saved["task"])
+        if best is not None:
+            self.state.best = Best(self._revived(best["network"]), best["epoch"], best["metrics"])
+        generators = saved["generators"]
+        set_random_state(generators)
+        self.order.set_state(generators["order"])
+        self.epoch_order = generators["order"]
+        self.augment.generator.set_state(generators["augment"])
+
+    def _revived(self, weights: dict[str, torch.Tensor]) -> nn.Module:
+        """A validated network from its weights: of the float network's kind, or of the task's deployable one."""
+        if weights.keys() == self.network.state_dict().keys():
+            network = copy.deepcopy(self.network)
+            network.load_state_dict(weights)
+            return network
+        return self.task.restore(copy.deepcopy(self.network), weights)
+
+    def _fit_s(self) -> float:
+        """Time spent on this fit, by earlier processes too."""
+        return self.state.fit_s + time.perf_counter() - self.started_s
+
+    def _optimization(self, phase: Phase) -> Optimization:
+        settings = self.settings
+        batches = self.train.batches(settings.training_batch)
+        return Optimization(
+            self.network,
+            settings.runtime,
+            len(phase.epochs) * min(batches, settings.epoch_batches or batches),
+            phase.lr or settings.lr,
+            settings.weight_decay,
+            settings.schedule,
+            settings.warmup_share,
+            settings.clip_norm,
+        )

@@ -1,0 +1,81 @@
+"""Whether a command starts a run, goes on with it, or leaves it alone."""
+
+import json
+import multiprocessing
+import re
+
+import pytest
+
+from speech_exp.training.resuming import Plan, alone, plan
+from speech_exp.training.state import StateFiles
+
+
+def run_folder(folder, status, config_hash="abc", state=True, results=False):
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"status": status, "config_hash": config_hash}))
+    if state:
+        StateFiles(folder / "checkpoints", 1, {}, None).save({"state": {}}, 3, 0)
+    if results:
+        (folder / "results.json").write_text(json.dumps({"metrics": {}}))
+    return folder
+
+
+@pytest.mark.parametrize("resume", [None, True, False])
+def test_an_empty_folder_is_a_start(tmp_path, resume):
+    assert plan(tmp_path, resume, "abc") == Plan()
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed", "finished"])
+def test_a_run_that_was_begun_goes_on(tmp_path, status):
+    folder = run_folder(tmp_path / "run", status)
+    for resume in (None, True):
+        assert plan(folder, resume, "abc") == Plan(start=folder / "checkpoints")
+    assert plan(folder, False, "abc") == Plan()
+
+
+def test_a_run_that_died_before_its_first_state_starts(tmp_path):
+    folder = run_folder(tmp_path / "run", "running", state=False)
+    assert plan(folder, True, "abc") == Plan()
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    folder = run_folder(tmp_path / "run", "finished", results=True)
+    for resume in (None, True):
+        assert plan(folder, resume, "abc") == Plan(finished={"metrics": {}})
+    assert plan(folder, False, "abc") == Plan()
+
+
+def test_another_run_in_the_folder_is_replaced_unless_it_was_to_go_on(tmp_path):
+    """With resume=true the state is looked at, and refused with the keys that differ."""
+    folder = run_folder(tmp_path / "run", "finished", config_hash="other", results=True)
+    assert plan(folder, None, "abc") == Plan()
+    assert plan(folder, True, "abc") == Plan(start=folder / "checkpoints")
+
+
+def test_a_run_goes_on_elsewhere(tmp_path):
+    folder = run_folder(tmp_path / "run", "failed")
+    assert plan(tmp_path / "new", str(folder), "abc") == Plan(start=folder / "checkpoints")
+    with pytest.raises(ValueError, match=r"resume=.*nothing holds no training state"):
+        plan(tmp_path / "new", str(tmp_path / "nothing"), "abc")
+
+
+def _hold(folder, begun, end):
+    with alone(folder):
+        begun.set()
+        end.wait(20)
+
+
+def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    begun, end = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, begun, end))
+    process.start()
+    assert begun.wait(20)
+    message = rf"{re.escape(str(tmp_path))} is in use by process {process.pid} on "
+    with pytest.raises(ValueError, match=message), alone(tmp_path):
+        pass
+    process.kill()
+    process.join()
+    with alone(tmp_path):
+        assert (tmp_path / ".lock.owner").exists()
+    assert not (tmp_path / ".lock.owner").exists()
