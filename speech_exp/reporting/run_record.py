@@ -83,7 +83,7 @@ class RunRecord:
             "config_hash": config_hash,
             "data_fingerprint": None,
             "dropped": [],
-            "started": _now(),
+            "started": now(),
             "goes_on": goes_on,  # with what an earlier process had begun
             "finished": None,
             "status": "running",
@@ -107,7 +107,7 @@ class RunRecord:
         if status not in STATUSES:
             raise ValueError(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
         last_lines = trace.rstrip().splitlines()[-TRACE_LINES:] if trace else None
-        self._run.update(status=status, error=error, trace=last_lines, finished=_now())
+        self._run.update(status=status, error=error, trace=last_lines, finished=now())
         self._write_run()
 
     def write_history(self, rows: Sequence[Mapping[str, float | int | str | None]]) -> Path:
@@ -171,5 +171,6 @@ def _numbers(cells: Sequence[str]) -> list[float] | None:
         return None
 
 
-def _now() -> str:
+def now() -> str:
+    """UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

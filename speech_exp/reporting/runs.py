@@ -69,14 +69,14 @@ def _read_run(folder: Path, name: str) -> Run:
     status, run_info = "unknown", {}
     try:
         if (folder / "run.json").is_file():
-            run_info = _read_json(folder / "run.json")
+            run_info = read_json(folder / "run.json")
             status = str(run_info.get("status", "unknown"))
         if not (folder / "results.json").is_file():
             return Run(name, folder, status, None, _why_unfinished(status, run_info), run_info=run_info)
-        results = _read_json(folder / "results.json")
+        results = read_json(folder / "results.json")
         validate_results(results, allow_unknown=True)
         overrides = _overrides(folder / ".hydra" / "overrides.yaml")
-        config = _config(folder / ".hydra" / "config.yaml")
+        config = read_config(folder / ".hydra" / "config.yaml")
         history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else []
     except (ValueError, OSError) as error:  # JSON and Unicode errors are ValueErrors
         return Run(name, folder, status, None, f"broken record: {error}", run_info=run_info)
@@ -88,7 +88,8 @@ def _why_unfinished(status: str, run_info: Mapping[str, Any]) -> str:
     return f"no results.json, status {status}" + (f": {' '.join(str(error).split())}" if error else "")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's JSON object; anything else raises a ValueError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -121,7 +122,8 @@ def _overrides(path: Path) -> dict[str, str]:
     return pairs
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's composed config, flat; empty where the run has none."""
     value = _read_yaml(path) or {}
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds a {type(value).__name__}, expected a dict")
