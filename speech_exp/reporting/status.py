@@ -69,7 +69,8 @@ def status_text(status: SweepStatus) -> str:
     cells = [(run.state, run.name, *_progress(run)) for run in status.runs]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([f"{status.folder}: {len(status.runs)} runs: {counted}", *rows, *_missing_lines(status)])
+    total = f"{len(status.runs)} run{'s' * (len(status.runs) != 1)}"
+    return "\n".join([f"{status.folder}: {total}, {counted}", *rows, *_missing_lines(status)])
 
 
 def missing_text(status: SweepStatus) -> str:
@@ -181,7 +182,7 @@ def _over(sweep: Sweep | None, runs: tuple[RunState, ...]) -> bool:
         return True
     if sweep.host == socket.gethostname():
         return not process_lives(sweep.pid)
-    return all(run.state != "running" for run in runs)
+    return not any(run.state in ("running", "waiting") for run in runs)  # what waits there may still start
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -42,14 +42,13 @@ class Sweep:
 
 def start_sweep(folder: Path, jobs: Sequence[Job]) -> None:
     """Write sweep.json of the sweep that this process starts; two jobs with one folder raise a ValueError."""
-    taken: dict[str, Job] = {}
-    for job in jobs:
-        if job.folder in taken:
+    numbers: dict[str, int] = {}
+    for number, job in enumerate(jobs):
+        if numbers.setdefault(job.folder, number) != number:
             raise ValueError(
-                f"two jobs of the sweep would share the folder {job.folder} ({' '.join(taken[job.folder].overrides)} and "
-                f"{' '.join(job.overrides)}): expected each value of a key once, and a key that changes the result"
+                f"jobs {numbers[job.folder]} and {number} of the sweep would share the folder {job.folder}: name each value "
+                "once, sweep over keys that change the result, and leave hydra.sweep.subdir as it is"
             )
-        taken[job.folder] = job
     words = [Path(sys.executable).name, *sys.argv]
     sweep = Sweep(
         shlex.join(words), rerun_command(words, folder), socket.gethostname(), os.getpid(), now(), None, tuple(jobs)
@@ -74,7 +73,8 @@ def rerun_command(words: Sequence[str], folder: Path) -> str:
     last = max((at for at, word in enumerate(kept) if "=" in word and word[0] != "-"), default=len(kept) - 1)
     path = str(folder)
     if not re.fullmatch(r"[\w./:+-]+", path):
-        path = "'{}'".format(path.replace("'", r"\'"))
+        # In Hydra's quotes; a backslash means itself except before a quote.
+        path = "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), path) + "'"
     return shlex.join([*kept[: last + 1], f"hydra.sweep.dir={path}", "resume=true", *kept[last + 1 :]])
 
 

@@ -11,6 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -24,13 +25,10 @@ class RecordSweep(Callback):
     """A sweep with a run that is not done ends with exit status 1, and says why and how to go on."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder, jobs = Path(config.hydra.sweep.dir), _jobs(config)
         try:
-            start_sweep(folder, jobs)
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # Hydra would go on with a warning, and nobody would know what is missing
+            start_sweep(Path(config.hydra.sweep.dir), _jobs(config))
+        except (ValueError, OSError, HydraException) as error:
+            # Hydra would make a warning of the exception and go on.
             raise SystemExit(f"error: {error}") from error
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -41,9 +39,9 @@ class RecordSweep(Callback):
         """Takes the error out of the job's return: Hydra's sweeper would raise it and skip the end of the sweep."""
         if not _of_sweep(config):
             return
-        folder, error = Path(config.hydra.runtime.output_dir), None
-        if job_return.status is JobStatus.FAILED:
-            error = job_return._return_value  # the property raises it
+        folder = Path(config.hydra.runtime.output_dir)
+        # Not `return_value`, which would raise the error.
+        error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         outcome = finish_job(folder, error)
         if error is not None:
             _log.error("%s failed: %s", folder.name, outcome["error"])

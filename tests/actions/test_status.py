@@ -1,0 +1,229 @@
+"""What action=status tells of a sweep: made folders in every state, and a real sweep while it goes on."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from composition import experiment
+
+from speech_exp.reporting.status import missing_text, process_lives, status_text, sweep_status
+from speech_exp.reporting.sweep_record import Job, finish_job, finish_sweep, start_sweep
+
+RUN = Path(__file__).parents[2] / "run.py"
+HISTORY = "epoch,train_loss,val_accuracy,val_loss,lr\n1,2.3,0.25,2.2,0.1\n2,1.9,0.5,1.7,0.1\n"
+CONFIG = "recipe: {epochs: 40}\ntrainer: {epochs: '${recipe.epochs}'}\n"
+
+
+@pytest.fixture(scope="module")
+def ended_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes a run folder of the sweep in tmp_path; the arguments go into run.json, which None leaves out."""
+
+    def write(name, record, history=HISTORY, silent_s=0.0):
+        folder = tmp_path / name
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "config.yaml").write_text(CONFIG)
+        if record is not None:
+            started = datetime.now(timezone.utc) - timedelta(seconds=100 + silent_s)
+            here = {"host": socket.gethostname(), "pid": os.getpid(), "started": started.isoformat()}
+            (folder / "run.json").write_text(json.dumps(here | record))
+        if history:
+            (folder / "history.csv").write_text(history)
+        for path in [*folder.glob("*.*"), folder]:
+            os.utime(path, (time.time() - silent_s,) * 2)
+        return folder
+
+    return write
+
+
+def states(folder, silent_after_s=600.0):
+    return {run.name: run.state for run in sweep_status(folder, silent_after_s).runs}
+
+
+def test_every_state_is_told(make, tmp_path, ended_pid):
+    names = [f"seed={number}" for number in range(10)]
+    start_sweep(tmp_path, [Job(name, (name,)) for name in names])
+    make("seed=0", {"status": "finished"})
+    make("seed=1", {"status": "failed", "error": "ValueError: x", "trace": ["a", "  ^^^", "b", "ValueError: x"]})
+    make("seed=2", {"status": "interrupted", "error": "KeyboardInterrupt: stopped by the user"})
+    make("seed=3", {"status": "running"}, silent_s=5000)  # alive, whatever an epoch takes
+    make("seed=4", {"status": "running", "pid": ended_pid})
+    make("seed=5", {"status": "running", "host": "node7"})
+    make("seed=6", {"status": "running", "host": "node7"}, silent_s=5000)
+    make("seed=7", None, history="")  # just started
+    finish_job(make("seed=8", None, history=""), ValueError("no such file"))
+    expected = ["done", "failed", "stopped", "running", "stopped", "running", "silent", "running", "failed", "waiting"]
+    assert states(tmp_path) == dict(zip(names, expected, strict=True))
+    assert states(tmp_path, silent_after_s=6000)["seed=6"] == "running"
+    text = status_text(sweep_status(tmp_path))
+    assert "10 runs, 1 done, 3 running, 1 waiting, 1 silent, 2 stopped, 2 failed" in text
+    assert re.search(r"running  seed=3  epoch 2 of 40  5,10\d s  val_accuracy 0.5  val_loss 1.7\n", text)
+    assert "\nwaiting  seed=9\n" in text
+    assert "\nfailed seed=1\n    a\n    b\n    ValueError: x\n" in text
+    assert "ValueError: no such file" in text
+    assert "\nstopped seed=2\n    KeyboardInterrupt: stopped by the user\n" in text
+    assert f"\nstopped seed=4\n    its process {ended_pid} has ended" in text
+    assert "\nsilent seed=6\n    no sign since 83 minutes on node7" in text
+    assert "rerun" not in text  # this process, which started it, goes on
+
+
+def test_a_new_epoch_or_checkpoint_is_a_sign_of_life(make, tmp_path):
+    folder = make("a", {"status": "running", "host": "node7"}, silent_s=5000)
+    assert states(tmp_path) == {"a": "silent"}
+    (folder / "checkpoints").mkdir()
+    os.utime(folder, (time.time() - 5000,) * 2)
+    assert states(tmp_path) == {"a": "running"}
+    os.utime(folder / "checkpoints", (time.time() - 5000,) * 2)
+    assert states(tmp_path) == {"a": "silent"}
+    with open(folder / "history.csv", "a") as file:
+        file.write("3,1.5,0.6,1.5,0.1\n")
+    assert states(tmp_path) == {"a": "running"}
+
+
+def test_a_jobs_outcome_holds_over_its_record(make, tmp_path, ended_pid):
+    finish_job(make("evaluated", None), None)
+    finish_job(make("killed then found finished", {"status": "running", "pid": ended_pid}), None)
+    assert set(states(tmp_path).values()) == {"done"}
+
+
+def test_what_is_missing_comes_with_the_command_once_the_sweep_is_over(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "seed=0,1,2"])
+    start_sweep(tmp_path, [Job(f"seed={seed}", (f"seed={seed}",)) for seed in range(3)])
+    make("seed=0", {"status": "finished"})
+    make("seed=1", {"status": "failed", "error": "E: x", "trace": [f"line {number}" for number in range(20)]})
+    assert "rerun" not in missing_text(sweep_status(tmp_path))
+    finish_sweep(tmp_path)
+    text = missing_text(sweep_status(tmp_path))
+    assert text.startswith("2 of 3 runs are not done:\nwaiting seed=2\n\nfailed seed=1\n    line 14\n")
+    assert text.endswith(f"run.py -m seed=0,1,2 hydra.sweep.dir={tmp_path} resume=true")
+    make("seed=2", {"status": "finished"})
+    (tmp_path / "seed=1" / "run.json").write_text('{"status": "finished"}')
+    assert missing_text(sweep_status(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(("change", "told"), [({"pid": None}, True), ({"host": "node7"}, False)])
+def test_the_command_is_not_offered_while_jobs_may_still_start(make, tmp_path, ended_pid, change, told):
+    start_sweep(tmp_path, [Job("seed=0", ("seed=0",)), Job("seed=1", ("seed=1",))])
+    make("seed=0", {"status": "failed", "error": "E: x"})
+    record = json.loads((tmp_path / "sweep.json").read_text()) | {"pid": ended_pid} | change
+    record["pid"] = record["pid"] or ended_pid
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    assert ("rerun: " in status_text(sweep_status(tmp_path))) is told
+
+
+def test_runs_that_no_sweep_started_are_found_without_their_teachers(make, tmp_path):
+    make("gru/one", {"status": "finished"})
+    make("gru/one/teacher", {"status": "failed", "error": "E"})
+    make("lstm", {"status": "finished"})
+    assert states(tmp_path) == {"gru/one": "done", "lstm": "done"}
+
+
+@pytest.mark.parametrize("broken", ["run.json", "history.csv", ".hydra/config.yaml", "outcome.json"])
+def test_a_broken_record_is_told_and_hides_no_other_run(make, tmp_path, broken):
+    make("a", {"status": "finished"})
+    (make("b", {"status": "running"}) / broken).write_text("{]\n1,2\n")
+    found = {run.name: run for run in sweep_status(tmp_path).runs}
+    assert found["a"].state == "done"
+    assert found["b"].state == "failed"
+    assert found["b"].reason.startswith(f"broken record: {Path(broken).name}")
+
+
+def test_a_process_lives_until_it_has_ended(ended_pid):
+    assert process_lives(os.getpid())
+    assert process_lives(1)  # also another user's
+    assert not process_lives(ended_pid)
+
+
+def test_the_action_prints_it_and_writes_nothing(compose, make, tmp_path, capsys):
+    make("a", {"status": "finished"})
+    before = sorted(tmp_path.rglob("*"))
+    built = experiment(compose("action=status", f"runs={tmp_path}"), tmp_path)
+    built.build("action")(built)
+    assert capsys.readouterr().out.startswith(f"{tmp_path}: 1 run, 1 done\n")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("runs", "error"),
+    [
+        ("null", "is not a folder: expected the folder of a sweep, set runs"),
+        ("{empty}", "set runs to the folder of a sweep"),
+    ],
+)
+def test_a_folder_without_runs_is_refused(compose, tmp_path, runs, error):
+    built = experiment(compose("action=status", f"runs={runs.format(empty=tmp_path)}"), tmp_path)
+    with pytest.raises(ValueError, match=error):
+        built.build("action")(built)
+
+
+def start(*arguments, cwd):
+    command = [sys.executable, str(RUN), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+
+
+def status_of(sweep):
+    out, err = start("action=status", f"runs={sweep}", cwd=sweep.parent).communicate(timeout=300)
+    return out, re.findall(r"^(waiting|running|stopped|failed|done) ", out.partition("\n\n")[0], re.M), err
+
+
+def started(sweep, process, seed):
+    """Waits for an epoch of this seed's run."""
+    deadline = time.monotonic() + 300
+    while not list(sweep.glob(f"*seed={seed}*/history.csv")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+SWEEP = ("-m", "dataset=digits_demo", "trainer=debug", "trainer.device=cpu", "trainer.epochs=8", "seed=0,1,2,3")
+
+
+@pytest.mark.slow
+def test_a_sweep_with_a_failing_run_is_followed_from_another_process(cache, tmp_path):
+    sweep = tmp_path / "sweep"
+    failing = "model.hidden_size=16,0"
+    typed = [*SWEEP[:-1], "seed=0,1", failing, f"cache_dir={cache}", f"hydra.sweep.dir={sweep}"]
+    process = start(*typed, cwd=tmp_path)
+    started(sweep, process, 1)
+    out, found, err = status_of(sweep)
+    assert (found[:2], found[3]) == (["done", "failed"], "waiting"), out + err
+    assert re.search(r"^done .*epoch 8 of 8 .* s  val_accuracy", out, re.M)
+    assert "model.hidden_size=0: expected at least 1" in out
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert "the whole comparison" in out
+    assert "2 of 4 runs are not done" in out
+    assert out.endswith(f"seed=0,1 {failing} cache_dir={cache} hydra.sweep.dir={sweep} resume=true\n")
+    assert "Traceback" not in err
+    assert status_of(sweep)[1] == ["done", "failed", "done", "failed"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_sweep_is_told_with_the_command_that_goes_on(cache, tmp_path):
+    sweep = tmp_path / "sweep"
+    process = start(*SWEEP, f"cache_dir={cache}", f"hydra.sweep.dir={sweep}", cwd=tmp_path)
+    started(sweep, process, 1)
+    process.send_signal(signal.SIGSTOP)  # so that the second run cannot end before it is looked at
+    assert status_of(sweep)[1] == ["done", "running", "waiting", "waiting"]
+    process.kill()
+    process.communicate()
+    out, found, _ = status_of(sweep)
+    assert found == ["done", "stopped", "waiting", "waiting"]
+    assert f"its process {process.pid} has ended" in out
+    assert f"\nrerun: {Path(sys.executable).name} {RUN} -m" in out
+    assert out.rstrip().endswith("resume=true")
