@@ -48,9 +48,7 @@ def multirun(tmp_path):
         (["model=lstm", "objective.pooling='mean','last'", "+note='a, b/c'"], 2),
         (["experiment=gru_vs_lstm", "seed=1"], 2),
         (["experiment=gru_vs_lstm,asr_multi_gpu"], 2),
-        (["seed=0,1", "hydra.sweeper.max_batch_size=1"], 2),
-        (["seed=0,1", "hydra.sweep.subdir=job_${hydra.job.num}"], 2),
-        (["seed=3"], 1),
+        (["seed=0,1", "hydra.sweeper.max_batch_size=1", "hydra.sweep.subdir=job_${hydra.job.num}"], 2),
     ],
 )
 def test_every_job_is_recorded_before_the_first_starts(multirun, typed, count):
@@ -70,7 +68,7 @@ def test_every_job_is_recorded_before_the_first_starts(multirun, typed, count):
     assert sweep.finished >= sweep.started
 
 
-@pytest.mark.parametrize("failing", [{1}, {0, 1, 2}])
+@pytest.mark.parametrize("failing", [{0}, {0, 1}])
 def test_a_failing_job_takes_no_other_along(multirun, tmp_path, capsys, failing):
     started = []
 
@@ -80,13 +78,13 @@ def test_a_failing_job_takes_no_other_along(multirun, tmp_path, capsys, failing)
             raise ValueError(f"seed={config.seed} is unlucky")
 
     with pytest.raises(SystemExit, match="1"):
-        multirun(function, "seed=0,1,2")
-    assert started == [0, 1, 2]
+        multirun(function, "seed=0,1")
+    assert started == [0, 1]
     for seed in started:
         outcome = json.loads((tmp_path / "sweep" / f"seed={seed}" / "outcome.json").read_text())
         assert outcome["status"] == ("failed" if seed in failing else "finished")
     out = capsys.readouterr().out
-    assert f"{len(failing)} of 3 runs are not done" in out
+    assert f"{len(failing)} of 2 runs are not done" in out
     assert {seed for seed in started if f"ValueError: seed={seed} is unlucky" in out} == failing
     assert out.count("rerun: ") == 1
     assert f"hydra.sweep.dir={tmp_path}/sweep resume=true" in out
