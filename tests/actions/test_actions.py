@@ -162,7 +162,14 @@ def test_a_folder_without_audio_is_named(compose, cache, tmp_path):
 def test_dry_run_prints_sizes_and_trains_nothing(compose, cache, tmp_path, capsys):
     act(compose, tmp_path, cache, "dry_run=true", "model=lmu")
     printed = capsys.readouterr().out
-    for words in ("parameters", "bytes a recurrent layer", "window", " ms (theta ", "utterances an epoch", "960 in batches of 64"):
+    for words in (
+        "parameters",
+        "bytes a recurrent layer",
+        "window",
+        " ms (theta ",
+        "utterances an epoch",
+        "960 in batches of 64",
+    ):
         assert words in printed
     assert list(tmp_path.iterdir()) == []
 

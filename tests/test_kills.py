@@ -1,0 +1,112 @@
+"""Real processes killed for real (SIGKILL) at fixed points and started again end as one that was not killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).parents[1]
+COMMAND = [sys.executable, str(PROJECT / "run.py"), "dataset=digits_demo", "trainer.device=cpu", "seed=1"]
+SHORT = [
+    *COMMAND,
+    "trainer.epochs=5",
+    "task=C",
+    "c_approach=inq",
+    "task.start_epoch=2",
+    "trainer.checkpoint_every_s=0.1",
+]
+
+
+def start(folder, *more):
+    where = [f"hydra.run.dir={folder / 'run'}", f"cache_dir={folder / 'cache'}"]
+    return subprocess.Popen([*SHORT, *where, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(folder, *more):
+    process = start(folder, *more)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def found(folder):
+    results = json.loads((folder / "run" / "results.json").read_text())
+    (best,) = (folder / "run" / "checkpoints").glob("*_best.pt")
+    predictions = (folder / "run" / "predictions.csv").read_bytes()
+    return results["metrics"], results["best_epoch"], predictions, torch.load(best, weights_only=True)["network"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder)
+    return folder
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the run ended before the moment to kill it"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+MOMENTS = {
+    "while the cache is built": lambda folder: any((folder / "cache").glob("*")),
+    "within an epoch": lambda folder: any((folder / "run" / "checkpoints").glob("checkpoint_epoch_2_batch_*.pt")),
+    "while a checkpoint is written": lambda folder: any(
+        (folder / "run" / "checkpoints").glob(".checkpoint_epoch_3*.tmp")
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
+    process = start(tmp_path)
+    wait_for(lambda: MOMENTS[moment](tmp_path), process)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run" / "results.json").exists()
+    printed = finish(tmp_path)
+    assert ("going on from" in printed) == (moment != "while the cache is built")
+    expected, again = found(whole), found(tmp_path)
+    assert expected[:3] == again[:3]
+    assert expected[3].keys() == again[3].keys()
+    for name, weights in expected[3].items():
+        assert torch.equal(weights, again[3][name]), name
+    assert "is finished; resume=false runs it anew" in finish(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, number):
+    process = start(tmp_path, "trainer.checkpoint_every_s=null")
+    wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("checkpoint_epoch_1.pt")), process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    (state,) = (tmp_path / "run" / "checkpoints").glob("checkpoint_epoch_*.pt")
+    finish(tmp_path)
+    assert found(whole)[:3] == found(tmp_path)[:3]
+    assert state.name
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_another_folder_and_refuses_another_config(whole, tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("checkpoint_epoch_2*.pt")), process)
+    process.kill()
+    process.wait()
+    elsewhere = tmp_path / "elsewhere"
+    refused = start(elsewhere, f"resume={tmp_path / 'run'}", "trainer.lr=0.1")
+    printed, _ = refused.communicate(timeout=120)
+    assert refused.returncode != 0
+    assert "is of another run (trainer.lr=0.006 there and 0.1 here)" in printed
+    finish(elsewhere, f"resume={tmp_path / 'run'}")
+    assert found(whole)[:3] == found(elsewhere)[:3]
