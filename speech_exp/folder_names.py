@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Keys that cannot change a result: a run goes on in its folder whatever they are.
-_WITHOUT_EFFECT = ("cache_dir", "dataset.root", "launcher", "resume")
+_WITHOUT_EFFECT = ("cache_dir", "dataset.root", "launcher", "resume", "study")
 _LONGEST = 120  # characters; file systems allow 255 bytes
+
+
+def telling(overrides: Iterable[str]) -> list[str]:
+    """Those of the overrides that can change a result."""
+    return [override for override in overrides if override.partition("=")[0] not in _WITHOUT_EFFECT]
 
 
 def sweep_subdir(overrides: Sequence[str]) -> str:
@@ -16,9 +21,9 @@ def sweep_subdir(overrides: Sequence[str]) -> str:
 
     A name that cannot hold them as they stand, for their length or their characters, ends in a hash of all of them.
     """
-    telling = [override for override in overrides if override.partition("=")[0] not in _WITHOUT_EFFECT]
-    name = ",".join(re.sub(r"[^A-Za-z0-9=._+-]+", "-", override) for override in telling) or "run"
-    if len(name) > _LONGEST or (telling and name.split(",") != telling):
-        digest = hashlib.sha256("\0".join(telling).encode()).hexdigest()
+    told = telling(overrides)
+    name = ",".join(re.sub(r"[^A-Za-z0-9=._+-]+", "-", override) for override in told) or "run"
+    if len(name) > _LONGEST or (told and name.split(",") != told):
+        digest = hashlib.sha256("\0".join(told).encode()).hexdigest()
         name = f"{name[: _LONGEST - 13]}-{digest[:12]}"
     return name

@@ -88,6 +88,7 @@ class Classification(Objective):
 
     name = "classification"
     primary = "accuracy"
+    goal = "maximize"
     targets = "classes"
 
     def __init__(

@@ -96,6 +96,7 @@ class Ctc(Objective):
 
     name = "ctc"
     primary = "wer"
+    goal = "minimize"
     targets = "text"
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ class Objective(ABC):
 
     name: ClassVar[str]
     primary: ClassVar[str]  # the metric by which a run is told
+    goal: ClassVar[Literal["maximize", "minimize"]]  # of `primary`
     targets: ClassVar[str]  # what a data set must give: "classes" or "text"
     views: int = 1  # of each training batch that the loss takes at once, each augmented anew, one after the other
 

@@ -16,6 +16,8 @@ class CompareSweep(Callback):
     """Writes the comparison into the sweep folder; what goes wrong in it is logged and never fails the sweep."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if "study_name" in config.hydra.sweeper:
+            return  # a search chooses by validation: test results of its trials side by side would tempt to choose by them
         folder = Path(config.hydra.sweep.dir)
         try:
             from speech_exp.reporting.comparison import compare, find_runs
