@@ -41,8 +41,8 @@ _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_
 _OWN_KEYS = ("checkpoint", "audio", "streaming", "part")  # of the actions that read a checkpoint
 _NOT_IN_HASH = (
     *_LOCATION_KEYS[:-1],
-    *("dataset.password", "dataset.host", "dry_run", "resume", "action"),
-    *("trainer.tensorboard", "trainer.checkpoint_every_s", "trainer.keep"),
+    *("dataset.password", "dataset.host", "dry_run", "resume", "action", "study"),
+    *("trainer.tensorboard", "trainer.mlflow", "trainer.wandb", "trainer.checkpoint_every_s", "trainer.keep"),
 )
 
 

@@ -206,4 +206,6 @@ def test_the_config_hash_ignores_places_and_sees_everything_else(compose, tmp_pa
         return experiment(compose(*overrides), tmp_path).config_hash()
 
     assert digest() == digest("dataset.root=/elsewhere") == digest("cache_dir=/c") == digest("trainer.tensorboard=true")
+    assert digest() == digest("trainer.mlflow=http://host:5000", "trainer.wandb=mine")
+    assert digest("experiment=search_lr", "study=one") == digest()
     assert len({digest(), digest("seed=1"), digest("trainer.lr=1"), digest("model=lmu"), digest("augment=none")}) == 5

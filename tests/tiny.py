@@ -60,7 +60,15 @@ def fit(folder, task, model, seed=0, **changes):
         "schedule": "constant",
     }
     settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
-    settings |= {"compile": False, "deterministic": True, "tensorboard": False, "checkpoint_every_s": None, "keep": 1}
+    settings |= {
+        "compile": False,
+        "deterministic": True,
+        "tensorboard": False,
+        "mlflow": None,
+        "wandb": None,
+        "checkpoint_every_s": None,
+        "keep": 1,
+    }
     loop = Trainer(**(settings | changes))
     seed_everything(seed)
     live = network(model, seed)

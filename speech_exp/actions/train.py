@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from operator import eq
 from pathlib import Path
@@ -14,9 +15,9 @@ from speech_exp.actions.context import Context
 from speech_exp.objectives.objective import Evaluation
 from speech_exp.progress import print_table
 from speech_exp.reporting.latency import latency_ms
+from speech_exp.reporting.loggers import RunLogger, run_loggers
 from speech_exp.reporting.run_record import RunRecord
 from speech_exp.reporting.sizes import run_size, window_text
-from speech_exp.reporting.tensorboard import event_writer
 from speech_exp.tasks.storage import stored_in_float
 from speech_exp.tasks.task import Certificate
 from speech_exp.training import checkpoint
@@ -52,17 +53,21 @@ def _train(experiment: Context, start: Path | None) -> float:
     """The whole of a run, from the newest training state in `start` where that is a folder."""
     started = time.perf_counter()
     device, task = str(experiment.trainer.runtime.device), experiment.task
+    loggers = _loggers(experiment)
     record, config_hash = RunRecord(experiment.folder), experiment.config_hash()
     if start is not None:
         print(f"going on from {newest(start)}")
-    with record.running(seed=experiment.seed, config_hash=config_hash, device=device, goes_on=start is not None):
+    running = record.running(seed=experiment.seed, config_hash=config_hash, device=device, goes_on=start is not None)
+    with running, ExitStack() as opened:
         parts = experiment.features.parts
         record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
         experiment.network  # noqa: B018  (its hidden size is solved for here)
         if task.sizing:
             print(f"hidden size {task.sizing}")
         experiment.prepare_training()
-        fit = _fit(experiment, record, start)
+        for logger in loggers:  # not before, for a teacher has loggers of its own
+            opened.enter_context(logger)
+        fit = _fit(experiment, record, loggers, start)
         record.write_history(fit.history)
         deployed = task.deployable(fit.best, parts["train"])
         certificate = task.certify(deployed)
@@ -72,6 +77,8 @@ def _train(experiment: Context, start: Path | None) -> float:
         record.write_predictions(test.predictions)
         results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
         record.write_results(results)
+        for logger in loggers:
+            logger.results(results)
         _draw(experiment, deployed, fit, test, fit.history)
     size, primary = results["size"], experiment.objective.primary
     facts = {
@@ -121,26 +128,31 @@ def _describe(experiment: Context) -> None:
     )
 
 
-def _fit(experiment: Context, record: RunRecord, start: Path | None) -> Fit:
+def _loggers(experiment: Context) -> list[RunLogger]:
+    trainer, config = experiment.trainer, experiment.plain_config()["config"]
+    return run_loggers(experiment.folder, config, trainer.tensorboard, trainer.mlflow, trainer.wandb)
+
+
+def _fit(experiment: Context, record: RunRecord, loggers: list[RunLogger], start: Path | None) -> Fit:
     identity = {**experiment.identity(), "data_fingerprint": experiment.loaded.fingerprint}
     files = StateFiles(experiment.folder / "checkpoints", experiment.trainer.keep, identity, start)
-    with event_writer(experiment.folder, experiment.trainer.tensorboard) as events:
 
-        def on_epoch(history: list[EpochRow]) -> None:
-            record.write_history(history)
-            events(history[-1])
+    def on_epoch(history: list[EpochRow]) -> None:
+        record.write_history(history)
+        for logger in loggers:
+            logger.epoch(history[-1])
 
-        return experiment.trainer.fit(
-            experiment.network,
-            experiment.objective,
-            experiment.task,
-            experiment.augment,
-            experiment.features.parts,
-            experiment.class_names,
-            experiment.seed,
-            files,
-            on_epoch,
-        )
+    return experiment.trainer.fit(
+        experiment.network,
+        experiment.objective,
+        experiment.task,
+        experiment.augment,
+        experiment.features.parts,
+        experiment.class_names,
+        experiment.seed,
+        files,
+        on_epoch,
+    )
 
 
 def _save(experiment: Context, network: nn.Module, fit: Fit) -> None:

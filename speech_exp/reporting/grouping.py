@@ -17,7 +17,8 @@ ORDER = {"model": ("gru", "lstm", "lmu"), "task": ("A", "B1", "B2", "C"), "kd": 
 FOLD_KEYS = ("dataset.test_speaker", "dataset.validation_speaker")
 # What cannot change a result, and what differs from seed to seed because it points at another run.
 IGNORED_KEYS = {"seed", "action", "runs", "checkpoint", "audio", "dry_run", "resume", "launcher", "dataset.root"}
-IGNORED_KEYS |= {"kd.run", "task.float_checkpoint", "sweep", "run_folder", "output_dir"}
+IGNORED_KEYS |= {"kd.run", "task.float_checkpoint", "sweep", "run_folder", "output_dir", "study"}
+IGNORED_KEYS |= {"trainer.tensorboard", "trainer.mlflow", "trainer.wandb"}
 NOT_THERE = ""  # value of a key that the run's config does not have, such as task.qat_epochs in task C
 IGNORED_PREFIXES = ("hydra.", "hydra/", "paths.", "launcher.")
 

@@ -28,6 +28,8 @@ class Trainer:
         clip_norm: largest allowed norm of the gradient.
         patience: epochs without a better validation after which training stops; None never stops early.
         tensorboard: also write event files into the run folder.
+        mlflow: also tell the MLflow server of this tracking URI.
+        wandb: also tell this project of Weights & Biases.
         checkpoint_every_s: after so long the training state is saved within an epoch, too; None: after epochs alone.
         keep: training states that are kept.
     """
@@ -51,6 +53,8 @@ class Trainer:
         compile: bool,
         deterministic: bool,
         tensorboard: bool,
+        mlflow: str | None,
+        wandb: str | None,
         checkpoint_every_s: float | None,
         keep: int,
     ) -> None:
@@ -66,7 +70,8 @@ class Trainer:
             raise ValueError(
                 f"trainer.warmup_share={warmup_share}: expected a share from 0 up to below 1, change trainer.warmup_share"
             )
-        self.epochs, self.batch_size, self.tensorboard, self.keep = epochs, batch_size, tensorboard, keep
+        self.epochs, self.batch_size, self.keep = epochs, batch_size, keep
+        self.tensorboard, self.mlflow, self.wandb = tensorboard, mlflow, wandb
         self.training_batch = BatchSize(batch_size, None if batch_seconds is None else int(batch_seconds / frame_s))
         self.runtime: Runtime = set_up(device, precision, deterministic)
         self.settings = FitSettings(

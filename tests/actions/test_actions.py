@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from composition import experiment
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speech_exp.data.digits import BUNDLED
 from speech_exp.reporting.results_schema import validate_results
@@ -51,6 +52,14 @@ def test_train_leaves_every_file_of_a_run(run):
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint_epoch_2.pt", best(folder).name}
     assert best(folder).name == f"checkpoint_epoch_{results['best_epoch']}_best.pt"
+
+
+def test_loggers_are_told_every_epoch_and_the_results(compose, cache, tmp_path):
+    act(compose, tmp_path, cache, "trainer=debug", "trainer.epochs=2", "trainer.tensorboard=true")
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in found.Scalars("train_loss")] == [1, 2]
+    accuracy = json.loads((tmp_path / "results.json").read_text())["metrics"]["test"]["accuracy"]
+    assert found.Scalars("results/metrics.test.accuracy")[0].value == pytest.approx(accuracy)
 
 
 def test_the_predictions_carry_the_reported_accuracy(run):

@@ -14,7 +14,6 @@ import pytest
 
 from speech_exp.reporting import environment, files
 from speech_exp.reporting.run_record import RunRecord, read_history
-from speech_exp.reporting.tensorboard import event_writer
 
 START: dict[str, Any] = {"seed": 3, "config_hash": "abc", "device": "cpu", "command": ["python", "run.py", "seed=3"]}
 
@@ -126,15 +125,6 @@ def test_columns_of_text_are_left_out_of_the_history(tmp_path: Path) -> None:
     assert set(first) == set(second) == {"epoch", "val_wer", "note"}
     assert (first["epoch"], first["val_wer"], second["epoch"]) == (1.0, 0.5, 2.0)
     assert np.isnan(second["val_wer"]) and np.isnan(first["note"])
-
-
-def test_tensorboard_takes_the_numbers_of_a_row(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with event_writer(tmp_path, enabled=True) as events:
-        events({"epoch": 3, "phase": "ema", "val_loss": 0.5})
-    found = accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert found.Tags()["scalars"] == ["val_loss"]
-    assert [(event.step, event.value) for event in found.Scalars("val_loss")] == [(3, 0.5)]
 
 
 def test_broken_history_is_named(tmp_path: Path) -> None:

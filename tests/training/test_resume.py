@@ -68,7 +68,14 @@ def fit(files, make_task, model="gru", seed=0, **changes):
     settings = {"epochs": 4, "batch_size": 16, "batch_seconds": None, "frame_s": 0.01, "epoch_batches": None}
     settings |= {"accumulate": 1, "lr": 1e-2, "weight_decay": 0.01, "schedule": "onecycle", "warmup_share": 0.3}
     settings |= {"clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32", "compile": False}
-    settings |= {"deterministic": True, "tensorboard": False, "checkpoint_every_s": 1e-9, "keep": 1}
+    settings |= {
+        "deterministic": True,
+        "tensorboard": False,
+        "mlflow": None,
+        "wandb": None,
+        "checkpoint_every_s": 1e-9,
+        "keep": 1,
+    }
     loop = Trainer(**(settings | changes))
     seed_everything(seed)
     network = tiny.network(model, seed)

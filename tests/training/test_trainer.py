@@ -50,7 +50,15 @@ def trainer(**changes) -> Trainer:
         "schedule": "cosine",
     }
     settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
-    settings |= {"compile": False, "deterministic": True, "tensorboard": False, "checkpoint_every_s": None, "keep": 1}
+    settings |= {
+        "compile": False,
+        "deterministic": True,
+        "tensorboard": False,
+        "mlflow": None,
+        "wandb": None,
+        "checkpoint_every_s": None,
+        "keep": 1,
+    }
     return Trainer(**(settings | changes))
 
 

@@ -1,0 +1,135 @@
+"""What loggers are told: TensorBoard read back from its files, MLflow and Weights & Biases by stand-ins for their modules."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from speech_exp.reporting.loggers import RunLogger, run_loggers
+
+CONFIG = {"seed": 0, "trainer": {"lr": 0.1, **{f"key{number}": number for number in range(150)}}}
+ROW = {"epoch": 3, "phase": "ema", "val_loss": 0.5}
+
+
+@pytest.fixture
+def mlflow(monkeypatch):
+    module = Mock(spec=["set_tracking_uri", "set_experiment", "start_run", "log_params", "log_metrics", "end_run"])
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    return module
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    run = SimpleNamespace(log=Mock(), finish=Mock(), summary={})
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Mock(return_value=run), run=run))
+    return sys.modules["wandb"]
+
+
+def loggers(
+    folder: Path, tensorboard: bool = False, mlflow: str | None = None, wandb: str | None = None
+) -> list[RunLogger]:
+    return run_loggers(folder / "sweep" / "run", CONFIG, tensorboard, mlflow, wandb)
+
+
+def tell(told: list[RunLogger], results: dict[str, Any], error: BaseException | None = None) -> None:
+    with ExitStack() as stack:
+        for logger in told:
+            stack.enter_context(logger)
+        for logger in told:
+            logger.epoch(ROW)
+        if error:
+            raise error
+        for logger in told:
+            logger.results(results)
+
+
+def test_nothing_is_told_unless_asked_for(tmp_path):
+    assert loggers(tmp_path) == []
+
+
+def test_tensorboard_holds_the_numbers_of_rows_and_results(tmp_path, results):
+    tell(loggers(tmp_path, tensorboard=True), results)
+    found = EventAccumulator(str(tmp_path / "sweep" / "run")).Reload()
+    scalars = {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    assert scalars.pop("val_loss") == [(3, 0.5)]
+    accuracy = results["metrics"]["test"]["accuracy"]
+    assert scalars["results/metrics.test.accuracy"] == [(results["epochs"], pytest.approx(accuracy))]
+    assert not [tag for tag in scalars if not tag.startswith("results/") or "per_class" in tag]
+
+
+def test_mlflow_gets_config_rows_and_results(tmp_path, mlflow, results):
+    tell(loggers(tmp_path, mlflow="http://host"), results)
+    mlflow.set_tracking_uri.assert_called_once_with("http://host")
+    mlflow.start_run.assert_called_once_with(run_name="sweep/run")
+    batches = [call.args[0] for call in mlflow.log_params.call_args_list]
+    assert all(len(batch) <= 100 for batch in batches)
+    assert {key: value for batch in batches for key, value in batch.items()} == {
+        "seed": 0,
+        **{f"trainer.{key}": value for key, value in CONFIG["trainer"].items()},
+    }
+    first, last = mlflow.log_metrics.call_args_list
+    assert (first.args[0], first.kwargs) == ({"val_loss": 0.5}, {"step": 3})
+    assert last.args[0]["metrics.val.accuracy"] == results["metrics"]["val"]["accuracy"]
+    mlflow.end_run.assert_called_once_with("FINISHED")
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("diverged"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_mlflow_sees_how_a_run_ends(tmp_path, mlflow, results, error, status):
+    with pytest.raises(type(error)):
+        tell(loggers(tmp_path, mlflow="http://host"), results, error)
+    mlflow.end_run.assert_called_once_with(status)
+
+
+def test_an_mlflow_server_that_fails_later_ends_no_training(tmp_path, mlflow, results, caplog):
+    mlflow.log_metrics.side_effect = OSError("no route")
+    tell(loggers(tmp_path, mlflow="http://host"), results)
+    assert "MLflow at http://host was not told all of this run: no route" in caplog.text
+
+
+def test_an_mlflow_server_that_fails_at_the_start_is_an_error(tmp_path, mlflow, results):
+    mlflow.set_experiment.side_effect = OSError("no route")
+    with pytest.raises(OSError, match="no route"):
+        tell(loggers(tmp_path, mlflow="http://host"), results)
+
+
+def test_weights_and_biases_gets_config_rows_and_results(tmp_path, wandb, results):
+    tell(loggers(tmp_path, wandb="mine"), results)
+    folder = str(tmp_path / "sweep" / "run")
+    wandb.init.assert_called_once_with(project="mine", name="sweep/run", config=CONFIG, dir=folder)
+    wandb.run.log.assert_called_once_with({"val_loss": 0.5}, step=3)
+    assert wandb.run.summary["metrics.test.accuracy"] == results["metrics"]["test"]["accuracy"]
+    wandb.run.finish.assert_called_once_with(exit_code=0)
+
+
+def test_weights_and_biases_sees_a_failed_run(tmp_path, wandb, results):
+    with pytest.raises(ValueError, match="diverged"):
+        tell(loggers(tmp_path, wandb="mine"), results, ValueError("diverged"))
+    wandb.run.finish.assert_called_once_with(exit_code=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "asked", "expected"),
+    [
+        (
+            "torch.utils.tensorboard",
+            {"tensorboard": True},
+            r"trainer.tensorboard=true needs .*speech_exp\[tensorboard\]",
+        ),
+        (
+            "mlflow",
+            {"mlflow": "http://host"},
+            r"trainer.mlflow=http://host needs .*speech_exp\[mlflow\]' or set .*=null",
+        ),
+        ("wandb", {"wandb": "mine"}, r"trainer.wandb=mine needs .*speech_exp\[wandb\]"),
+    ],
+)
+def test_a_missing_package_is_one_sentence_before_any_work(tmp_path, monkeypatch, module, asked, expected):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=expected):
+        loggers(tmp_path, **asked)
+    assert list(tmp_path.iterdir()) == []
