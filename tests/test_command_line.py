@@ -56,7 +56,7 @@ def test_a_sweep_ends_in_a_comparison_that_compare_makes_again(tmp_path, cache):
     markdown, table = (sweep / "comparison.md").read_bytes(), (sweep / "comparison.csv").read_bytes()
     assert b"| gru | lstm |" in markdown
     assert "the whole comparison" in out
-    assert len(list(sweep.glob("comparison_*.png"))) == 4
+    assert len(list(sweep.glob("comparison_*.png"))) == 6
     for path in sweep.glob("comparison*"):
         path.unlink()
     status, _, err = finish(start("action=compare", f"runs={sweep}", cwd=tmp_path))

@@ -1,27 +1,24 @@
-"""Runs side by side: one group for each setting, mean and interval over seeds, as Markdown, CSV and figures."""
+"""Runs side by side: one group for each setting, mean and interval over seeds, tests against a baseline, figures."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speech_exp.reporting import files
-from speech_exp.reporting.comparison_tables import csv_table, markdown_report
-from speech_exp.reporting.estimates import by_seed, by_speaker, mean, student_interval
-from speech_exp.reporting.figures import comparing
-from speech_exp.reporting.figures.pareto import Point, comparison_bytes, pareto_front
+from speech_exp.reporting import comparison_figures, files
+from speech_exp.reporting.comparison_csv import csv_table
+from speech_exp.reporting.comparison_latex import latex_table
+from speech_exp.reporting.comparison_page import page
+from speech_exp.reporting.comparison_tables import markdown_report
+from speech_exp.reporting.findings import Findings
 from speech_exp.reporting.float_reference import reference_notes
-from speech_exp.reporting.grouping import Group, Grouping, group_runs, test_speaker
-from speech_exp.reporting.measures import accuracy, per_class, stored_bytes
+from speech_exp.reporting.grouping import Group, Grouping, group_runs, seed, test_speaker
+from speech_exp.reporting.paired_tests import choose_baseline, paired_tests
 from speech_exp.reporting.runs import Run, find_runs
 
 __all__ = ["Comparison", "Run", "compare", "find_runs"]
-
-FIGURES = ("comparison_accuracy.png", "comparison_per_class.png", "comparison_curves.png", "comparison_bytes.png")
-REPLACED_FIGURES = ("comparison_size.png",)  # of earlier versions
 
 
 @dataclass(frozen=True)
@@ -35,26 +32,34 @@ class Comparison:
 
 
 def compare(
-    runs: Iterable[Run], out_folder: str | os.PathLike[str], columns: Sequence[str] | None = None
+    runs: Iterable[Run],
+    out_folder: str | os.PathLike[str],
+    columns: Sequence[str] | None = None,
+    baseline: str | None = None,
 ) -> Comparison:
-    """Write comparison.md, comparison.csv and the figures to `out_folder`; the order of `runs` changes no byte.
+    """Write comparison.md, .csv, .tex, .html and the figures to `out_folder`; the order of `runs` changes no byte.
 
     Groups differ in whatever varies among the runs apart from seed and test speaker; `columns` (such as ["model"])
-    fixes the keys instead. Runs without results are named in the report. Raises ValueError when no run has results.
+    fixes the keys instead. `baseline` is the label of the group that the others are tested against, None the first
+    float group. Runs without results are named in the report. Raises ValueError when no run has results, or no group
+    the baseline's label.
     """
     everything = sorted(runs, key=lambda run: run.name)
     grouping = group_runs(everything, columns)
+    groups = grouping.groups
+    reference = choose_baseline(groups, baseline)
     not_counted = tuple(run for run in everything if run.results is None)
-    notes = [*grouping.notes, *_notes(grouping), *reference_notes(grouping.groups), *_front_note(grouping.groups)]
     out = Path(out_folder)
-    # Figures first: a report never links to one that is missing or left from an earlier comparison.
-    for name in (*FIGURES, *REPLACED_FIGURES):
-        (out / name).unlink(missing_ok=True)
-    figures = _draw(grouping.groups, out)
-    markdown = markdown_report(grouping, notes, not_counted, [path.name for path in figures])
+    tests, test_notes = paired_tests(groups, reference)
+    figures, figure_notes = comparison_figures.draw(groups, out)
+    notes = (*grouping.notes, *_notes(grouping), *reference_notes(groups), *figure_notes, *test_notes)
+    findings = Findings(grouping, reference, tuple(tests), notes, not_counted, tuple(figures))
+    markdown = markdown_report(findings)
     written = [
         files.write_text(out / "comparison.md", markdown),
-        files.write_text(out / "comparison.csv", csv_table(grouping)),
+        files.write_text(out / "comparison.csv", csv_table(findings)),
+        files.write_text(out / "comparison.tex", latex_table(findings)),
+        files.write_text(out / "comparison.html", page(findings)),
     ]
     return Comparison(grouping, not_counted, markdown, (*written, *figures))
 
@@ -93,68 +98,6 @@ def _notes(grouping: Grouping) -> list[str]:
 
 def _lacking(group: Group) -> list[str]:
     """Pairs of seed and test speaker that a group of several speakers does not have."""
-    present = {(run.results["seed"], test_speaker(run)) for run in group.runs if run.results is not None}
-    pairs = [(seed, speaker) for seed in group.seeds for speaker in group.speakers]
-    return [f"seed {seed} with speaker {speaker}" for seed, speaker in pairs if (seed, speaker) not in present]
-
-
-def _classified(groups: Sequence[Group]) -> list[Group]:
-    return [group for group in groups if all(accuracy(run) is not None for run in group.runs)]
-
-
-def _front_note(groups: Sequence[Group]) -> list[str]:
-    classified = _classified(groups)
-    if len(classified) < 2:
-        return []
-    points = _points(classified)
-    listed = [f"{classified[at].label} ({points[at].stored_bytes:,.0f} bytes)" for at in pareto_front(points)]
-    return [f"Pareto front of accuracy over stored bytes: {', '.join(listed)}."]
-
-
-def _draw(groups: Sequence[Group], out: Path) -> list[Path]:
-    """The figures that the runs have data for; those of recognition by words need other runs than classification."""
-    classified = _classified(groups)
-    paths: list[Path] = []
-    if not classified:
-        return paths
-    seeds = {group.label: list(by_seed(group, _accuracy).values()) for group in classified}
-    estimates = {label: student_interval(values) for label, values in seeds.items()}
-    means = {label: (found.mean, found.half_width) for label, found in estimates.items()}
-    worst = {group.label: min(by_speaker(group, _accuracy).values()) for group in classified if len(group.speakers) > 1}
-    paths.append(comparing.comparison_accuracy(seeds, means, out / FIGURES[0], worst))
-    scores = {
-        group.label: {name: mean(values["f1"]) for name, values in per_class(group).items()} for group in classified
-    }
-    paths.append(comparing.comparison_per_class(scores, out / FIGURES[1]))
-    curves = {group.label: _curves(group) for group in classified}
-    if any(curves.values()):
-        names = {group.label: (group.model, group.setting) for group in classified}
-        paths.append(comparing.comparison_curves(curves, names, out / FIGURES[2]))
-    paths.append(comparison_bytes(_points(classified), out / FIGURES[3]))
-    return paths
-
-
-def _points(classified: Sequence[Group]) -> list[Point]:
-    """Accuracy over the bytes stored, one point a group."""
-    points = []
-    for group in classified:
-        found = student_interval(list(by_seed(group, _accuracy).values()))
-        stored = mean([stored_bytes(run) or 0 for run in group.runs])
-        points.append(Point(group.model, group.setting, stored, found.mean, found.half_width))
-    return points
-
-
-def _accuracy(run: Run) -> float:
-    value = accuracy(run)
-    assert value is not None
-    return value
-
-
-def _curves(group: Group) -> list[tuple[list[float], list[float]]]:
-    """(epochs, validation accuracy) of each run that has a history."""
-    curves = []
-    for run in group.runs:
-        rows = [row for row in run.history if "epoch" in row and math.isfinite(row.get("val_accuracy", math.nan))]
-        if rows:
-            curves.append(([row["epoch"] for row in rows], [row["val_accuracy"] for row in rows]))
-    return curves
+    present = {(seed(run), test_speaker(run)) for run in group.runs}
+    pairs = [(one, speaker) for one in group.seeds for speaker in group.speakers]
+    return [f"seed {one} with speaker {speaker}" for one, speaker in pairs if (one, speaker) not in present]

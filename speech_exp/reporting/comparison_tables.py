@@ -1,44 +1,52 @@
-"""A comparison as Markdown, to be read, and as tidy CSV, to be computed with."""
+"""A comparison as Markdown, and the texts of its tables for other forms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from speech_exp.reporting import measures
 from speech_exp.reporting.estimates import Estimate, mean
-from speech_exp.reporting.files import csv_text
-from speech_exp.reporting.grouping import Group, Grouping, seed, test_speaker
-from speech_exp.reporting.runs import Run
+from speech_exp.reporting.findings import Findings
+from speech_exp.reporting.grouping import Group, seed, test_speaker
+from speech_exp.reporting.paired_tests import PairedTest
 
 MOST_COLUMNS = 8  # beyond it groups become rows: wider tables cannot be read
 NONE = "–"
 LAYER_KEYS = ("recurrent_layer_bytes", "packed_layer_bytes")
+TEST_HEAD = ("group", "metric", "pairs of runs", "utterances", "difference, points (95 %)", "better", "worse", "test", "p", "p (Holm)")  # fmt: skip
+TEST_METRICS = {"accuracy": "accuracy", "wer": "word error rate", "cer": "character error rate"}
+TEST_METHOD = (
+    "The same seeds and utterances of both; an utterance is one unit, its errors summed over the seeds, so that p and "
+    "interval say how sure the difference is for other utterances (the table above, for other seeds). Difference: the "
+    "group's value less the baseline's, with the interval of a bootstrap over utterances (10,000 resamples). Better, "
+    "worse: utterances with fewer, more errors than the baseline makes. p: exact McNemar test for accuracy (of several "
+    "seeds, the exact sign test of better against worse), bootstrap for error rates; p (Holm): corrected for all tests of that metric in the table."
+)
 CLASS_TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 
 
-def markdown_report(
-    grouping: Grouping, notes: Sequence[str], not_counted: Sequence[Run], figures: Sequence[str]
-) -> str:
+def markdown_report(findings: Findings) -> str:
     """The whole report; it names no absolute path and no time, so that the same runs give the same text anywhere."""
-    groups = grouping.groups
-    counted = sum(len(group.runs) for group in groups)
-    parts = ["# Comparison of runs", _introduction(grouping, counted, len(not_counted))]
-    parts.append(_table("", [group.label for group in groups], _main_rows(groups)))
-    if notes:
-        parts.append("\n".join(f"- {_cell(note)}" for note in notes))
-    parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in figures]
+    groups, not_counted = findings.groups, findings.not_counted
+    parts = ["# Comparison of runs", introduction(findings)]
+    parts.append(_table("", [group.label for group in groups], main_rows(groups)))
+    if findings.notes:
+        parts.append("\n".join(f"- {_cell(note)}" for note in findings.notes))
+    parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in findings.figures]
+    parts += _test_section(findings)
     parts += _engine_section(groups)
     parts += _speaker_section(groups)
     parts += _class_section(groups)
-    parts += ["## Runs", _runs_table(groups)]
+    parts += ["## Runs", _runs_table(findings)]
     if not_counted:
         lines = [[_cell(run.name), _cell(run.status), _cell(run.problem or "")] for run in not_counted]
         parts += ["## Not counted", _markdown(["folder", "status", "why"], lines, words=(1, 2))]
     return "\n\n".join(parts) + "\n"
 
 
-def _introduction(grouping: Grouping, counted: int, left_out: int) -> str:
+def introduction(findings: Findings) -> str:
+    grouping, left_out = findings.grouping, len(findings.not_counted)
+    counted = sum(len(group.runs) for group in findings.groups)
     same = ", ".join(f"{key} {value}" for key, value in grouping.same.items() if value != "none")
     keys = ", ".join(grouping.keys)
     text = f"{_number(counted, 'run')} in {_number(len(grouping.groups), 'group')}"
@@ -48,14 +56,14 @@ def _introduction(grouping: Grouping, counted: int, left_out: int) -> str:
     return text + " Test metrics of the deployable form; mean ± half the 95 % interval over seeds (Student's t)."
 
 
-def _main_rows(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+def main_rows(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     """Title and one text a group for each measure; of many groups, only the measures that matter most."""
     table = [("runs (seeds)", [f"{len(group.runs)} ({len(group.seeds)})" for group in groups])]
     brief = len(groups) > MOST_COLUMNS
     for row in measures.rows(tuple(groups)):
         if brief and not row.measure.brief:
             continue
-        texts = [_estimate(estimate, row.measure) for estimate in row.estimates]
+        texts = [estimate_text(estimate, row.measure) for estimate in row.estimates]
         if row.measure.key in LAYER_KEYS:
             texts = [_layers(group, row.measure.key) for group in groups]
         table.append((row.measure.title, texts))
@@ -67,13 +75,17 @@ def _main_rows(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     return [*table, ("latency measured on", devices)]
 
 
-def _estimate(estimate: Estimate | None, measure: measures.Measure) -> str:
+def estimate_text(estimate: Estimate | None, measure: measures.Measure) -> str:
     if estimate is None:
         return NONE
-    text = f"{round(measure.scale * estimate.mean, measure.decimals) + 0.0:,.{measure.decimals}f}"  # no -0.00
+    text = value_text(estimate.mean, measure)
     if not measure.interval or estimate.half_width is None:
         return text
     return f"{text} ± {measure.scale * estimate.half_width:.{measure.decimals}f}"
+
+
+def value_text(value: float, measure: measures.Measure) -> str:
+    return f"{round(measure.scale * value, measure.decimals) + 0.0:,.{measure.decimals}f}"  # no -0.00
 
 
 def _layers(group: Group, key: str) -> str:
@@ -91,6 +103,40 @@ def _worst(group: Group) -> str:
     return f"{100 * speakers[name]:.2f} ({name})"
 
 
+def _test_section(findings: Findings) -> list[str]:
+    if not findings.tests:
+        return []
+    lines = [[_cell(text) for text in line] for line in test_lines(findings.tests)]
+    return [
+        f"## Paired tests against {_cell(findings.baseline.label)}",
+        TEST_METHOD,
+        _markdown(TEST_HEAD, lines, words=(1, 7)),
+    ]
+
+
+def test_lines(tests: Sequence[PairedTest]) -> list[list[str]]:
+    """Cells under TEST_HEAD."""
+    return [
+        [
+            test.group,
+            TEST_METRICS[test.metric],
+            str(test.pairs),
+            f"{test.utterances:,}",
+            f"{100 * test.difference + 0.0:+.2f} ({100 * test.low + 0.0:+.2f} to {100 * test.high + 0.0:+.2f})",
+            f"{test.better:,}",
+            f"{test.worse:,}",
+            test.test,
+            p_text(test.p),
+            p_text(test.p_holm),
+        ]
+        for test in tests
+    ]
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _engine_section(groups: Sequence[Group]) -> list[str]:
     own = tuple(group for group in groups if all("engines" in (run.results or {}) for run in group.runs))
     found = measures.engine_rows(own)
@@ -99,7 +145,7 @@ def _engine_section(groups: Sequence[Group]) -> list[str]:
     lines = []
     for at, group in enumerate(own):
         for engine, rows in found.items():
-            texts = {row.measure.title: _estimate(row.estimates[at], row.measure) for row in rows}
+            texts = {row.measure.title: estimate_text(row.estimates[at], row.measure) for row in rows}
             lines.append([_cell(group.label), engine, *(texts.get(title, NONE) for title in titles)])
     return ["## Engines side by side", _markdown(["group", "engine", *titles], lines, words=(1,))] if lines else []
 
@@ -133,19 +179,21 @@ def _class_section(groups: Sequence[Group]) -> list[str]:
     return parts
 
 
-def _runs_table(groups: Sequence[Group]) -> str:
+def _runs_table(findings: Findings) -> str:
+    groups, scores = findings.groups, findings.scores
     speakers = any(group.speakers for group in groups)
     lines = []
     for group in groups:
         for run in group.runs:
             assert run.results is not None
             line = [_cell(group.label), str(seed(run)), *([test_speaker(run) or NONE] if speakers else [])]
-            value = measures.accuracy(run)
             commit = (run.run_info.get("git") or {}).get("commit")
             dirty = "+changes" if (run.run_info.get("git") or {}).get("dirty") else ""
-            line += [_percent(value, 2), str(run.results["best_epoch"]), f"{commit[:10]}{dirty}" if commit else NONE]
+            line += [_percent(score.of(run), 2) for score in scores]
+            line += [str(run.results["best_epoch"]), f"{commit[:10]}{dirty}" if commit else NONE]
             lines.append([*line, _cell(run.name)])
-    head = ["group", "seed", *(["test speaker"] if speakers else []), "accuracy (%)", "best epoch", "commit", "folder"]
+    head = ["group", "seed", *(["test speaker"] if speakers else []), *(f"{score.title} (%)" for score in scores)]
+    head += ["best epoch", "commit", "folder"]
     words = (1 + head.index("seed"), len(head) - 2, len(head) - 1) if speakers else (len(head) - 2, len(head) - 1)
     return _markdown(head, lines, words)
 
@@ -174,44 +222,3 @@ def _percent(value: float | None, decimals: int) -> str:
 
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def csv_table(grouping: Grouping) -> str:
-    """One row a group, metric and item: the item is a class, a test speaker, an engine or a layer's index, else empty.
-
-    Values are in `unit`, unrounded; `low` and `high` are the 95 % interval over seeds, empty where there is none; `n`
-    is the number of values that the mean is of (seeds; for classes and speakers, runs).
-    """
-    columns = ["group", *grouping.keys, "metric", "item", "unit", "n", "mean", "low", "high"]
-    lines: list[dict[str, Any]] = []
-    all_rows, engines = measures.rows(grouping.groups), measures.engine_rows(grouping.groups)
-    for at, group in enumerate(grouping.groups):
-        head = {"group": group.label, **group.fields}
-        lines.append({**head, "metric": "runs", "unit": "count", "mean": len(group.runs)})
-        lines += [{**head, **cells} for row in all_rows for cells in _csv_cells(row, at)]
-        for engine, rows in engines.items():
-            lines += [{**head, **cells, "item": engine} for row in rows for cells in _csv_cells(row, at)]
-        for layers in measures.layer_bytes(group):
-            for index, size in enumerate(layers):
-                lines.append({**head, "metric": "layer_bytes", "item": index, "unit": "bytes", "mean": size})
-        for name, classes in measures.per_class(group).items():
-            for key, values in classes.items():
-                numbers = {"n": len(values), "mean": mean(values)}
-                lines.append({**head, "metric": f"class_{key}", "item": name, "unit": "fraction", **numbers})
-        for name, value in measures.per_speaker(group).items():
-            count = sum(test_speaker(run) == name for run in group.runs)
-            lines.append(
-                {**head, "metric": "speaker_accuracy", "item": name, "unit": "fraction", "n": count, "mean": value}
-            )
-    return csv_text(columns, lines)
-
-
-def _csv_cells(row: measures.Row, at: int) -> list[dict[str, Any]]:
-    """The group's line of a measure; none where it lacks it."""
-    estimate = row.estimates[at]
-    if estimate is None:
-        return []
-    whole = row.measure.unit in ("count", "bytes") and estimate.mean.is_integer()
-    value = int(estimate.mean) if whole else estimate.mean
-    numbers = {"n": estimate.n, "mean": value, "low": estimate.low, "high": estimate.high}
-    return [{"metric": row.measure.key, "unit": row.measure.unit, **numbers}]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from speech_exp.reporting.estimates import mean
 from speech_exp.reporting.grouping import CONSTRAINT_KEYS, RESULT_KEYS, Group, folds, seed, test_speaker
 from speech_exp.reporting.runs import Run, result_at
+from speech_exp.reporting.score import ACCURACY, WER, score_of
 
 FLOAT_TASKS = ("A", "B1")  # nothing is lost in them: they deploy what they train
 REFERENCE_TASK = "B1"
@@ -15,7 +16,7 @@ REFERENCE_TASK = "B1"
 
 @dataclass(frozen=True)
 class FloatReference:
-    accuracy: float
+    value: float  # of the score that the run is judged by
     from_run: bool  # of a run of task B1, else of the constrained run's own float model
 
 
@@ -28,14 +29,16 @@ def float_references(groups: Sequence[Group]) -> dict[str, FloatReference]:
     candidates: dict[Hashable, list[tuple[Group, float]]] = {}
     for group in groups:
         for run in group.runs:
-            if _task(run) == REFERENCE_TASK and (accuracy := result_at(run, "metrics", "test", "accuracy")) is not None:
-                candidates.setdefault(_key(run), []).append((group, accuracy))
+            score = score_of(run)
+            if _task(run) == REFERENCE_TASK and score is not None and (value := score.of(run)) is not None:
+                candidates.setdefault(_key(run), []).append((group, value))
     found = {}
     for group in groups:
         for run in group.runs:
-            own = result_at(run, "metrics", "test_float", "accuracy")
-            if _task(run) in FLOAT_TASKS:
+            score = score_of(run)
+            if _task(run) in FLOAT_TASKS or score is None:
                 continue
+            own = result_at(run, "metrics", "test_float", score.key)
             if same := candidates.get(_key(run)):
                 agreement = [_agreement(group, other) for other, _ in same]
                 closest = [one for (_, one), count in zip(same, agreement, strict=True) if count == max(agreement)]
@@ -57,9 +60,7 @@ def reference_notes(groups: Sequence[Group]) -> list[str]:
             own.append(f"{group.label} ({count} of {len(constrained)} runs)")
         if None in references:
             without.append(group.label)
-    text = (
-        "Lost against float: points of test accuracy, paired by seed, below 0 where the constrained model is better; "
-    )
+    text = f"Lost against float: {_points(groups)}, paired by seed, below 0 where the constrained model is better; "
     if whole:
         text += f"the reference is the run of task {REFERENCE_TASK} with the same data, features, encoder, objective, "
         text += f"model and seed ({whole} of {len(found)} runs)"
@@ -73,6 +74,12 @@ def reference_notes(groups: Sequence[Group]) -> list[str]:
     if without:
         notes.append(f"No float reference, so nothing is said on what they lost: {', '.join(without)}.")
     return notes
+
+
+def _points(groups: Sequence[Group]) -> str:
+    scores = {score_of(run) for group in groups for run in group.runs}
+    words = ["points of test accuracy"] * (ACCURACY in scores) + ["points of word error rate gained"] * (WER in scores)
+    return " or ".join(words)
 
 
 def _task(run: Run) -> str:

@@ -111,7 +111,7 @@ def group_runs(runs: Iterable[Run], columns: Sequence[str] | None = None) -> Gro
 
 def _counts(key: str) -> bool:
     known = key in RESULT_KEYS or key in FOLD_KEYS or key == "dataset.split"
-    return not known and key not in IGNORED_KEYS and not key.startswith(IGNORED_PREFIXES)
+    return not known and not _beside(key)
 
 
 def _settings(run: Run, typed: Sequence[str]) -> Settings:
@@ -209,6 +209,17 @@ def _hidden_differences(label: str, runs: Sequence[Run], known: Sequence[str]) -
         if _counts(key) and key not in known and len({_text(config.get(key, "absent")) for config in configs}) > 1
     ]
     return [f"{label}: its runs differ in {_listed(hidden)} of the config."] if hidden else []
+
+
+def config_differences(run: Run, other: Run) -> list[tuple[str, str, str]]:
+    """(key, value of `run`, value of `other`) for the keys of their configs that differ and can change a result."""
+    keys = sorted({*run.config, *other.config})
+    values = [(key, _text(run.config.get(key, NOT_THERE)), _text(other.config.get(key, NOT_THERE))) for key in keys]
+    return [(key, own, others) for key, own, others in values if own != others and not _beside(key)]
+
+
+def _beside(key: str) -> bool:
+    return key in IGNORED_KEYS or key.startswith(IGNORED_PREFIXES)
 
 
 def _listed(items: Sequence[str]) -> str:

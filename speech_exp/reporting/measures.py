@@ -10,6 +10,7 @@ from speech_exp.reporting.float_reference import float_references
 from speech_exp.reporting.grouping import Group
 from speech_exp.reporting.results_schema import ENGINES
 from speech_exp.reporting.runs import Run, result_at
+from speech_exp.reporting.score import ACCURACY, WER, score_of
 
 CLASS_MEASURES = ("precision", "recall", "f1")
 
@@ -49,8 +50,10 @@ def _layers_of(key: str) -> Callable[[Run], float | None]:
     return value
 
 
-accuracy = _at("metrics", "test", "accuracy")
+accuracy = ACCURACY.of
 model_bytes = _at("size", "model_bytes")
+latency = _at("latency_ms", "mean")
+train_seconds = _at("seconds", "train")
 
 
 def stored_bytes(run: Run) -> float | None:
@@ -66,7 +69,7 @@ def _percent(key: str, title: str, of: Callable[[Run], float | None], brief: boo
 MEASURES = (
     _percent("accuracy", "accuracy", accuracy, brief=True),
     _percent("f1_macro", "F1, mean of classes", _at("metrics", "test", "f1_macro")),
-    _percent("wer", "word error rate", _at("metrics", "test", "wer"), brief=True),
+    _percent("wer", "word error rate", WER.of, brief=True),
     _percent("cer", "character error rate", _at("metrics", "test", "cer"), brief=True),
     _percent("val_accuracy", "validation accuracy", _at("metrics", "val", "accuracy")),
     Measure("parameters", "parameters", "count", _at("size", "parameters")),
@@ -75,9 +78,9 @@ MEASURES = (
     Measure("packed_layer_bytes", "recurrent layers, packed (bytes)", "bytes", _layers_of("packed_layer_bytes"), brief=True, usual=_layers_of("recurrent_layer_bytes")),
     Measure("model_bytes", "model (bytes)", "bytes", model_bytes, brief=True),
     Measure("packed_bytes", "model, packed (bytes)", "bytes", stored_bytes, brief=True, usual=model_bytes),
-    Measure("latency_ms_mean", "latency, mean (ms)", "ms", _at("latency_ms", "mean"), decimals=2, brief=True),
+    Measure("latency_ms_mean", "latency, mean (ms)", "ms", latency, decimals=2, brief=True),
     Measure("latency_ms_p95", "latency, 95th percentile (ms)", "ms", _at("latency_ms", "p95"), decimals=2),
-    Measure("train_seconds", "training (s)", "s", _at("seconds", "train"), decimals=1, brief=True),
+    Measure("train_seconds", "training (s)", "s", train_seconds, decimals=1, brief=True),
 )  # fmt: skip
 
 
@@ -91,8 +94,9 @@ def _lost_against_float(groups: tuple[Group, ...]) -> Measure:
     references = float_references(groups)
 
     def lost(run: Run) -> float | None:
-        deployed, reference = accuracy(run), references.get(run.name)
-        return None if deployed is None or reference is None else reference.accuracy - deployed
+        score, reference = score_of(run), references.get(run.name)
+        deployed = None if score is None else score.of(run)
+        return None if score is None or deployed is None or reference is None else score.loss(deployed, reference.value)
 
     return Measure(
         "lost_against_float", "lost against float (points)", "fraction", lost,
@@ -160,3 +164,7 @@ def layer_bytes(group: Group, key: str = "recurrent_layer_bytes") -> list[tuple[
 
 def latency_devices(group: Group) -> list[str]:
     return sorted({run.results["latency_ms"]["device"] for run in group.runs if run.results})
+
+
+def training_devices(group: Group) -> list[str]:
+    return sorted({str(run.run_info.get("device_name") or "unknown") for run in group.runs})

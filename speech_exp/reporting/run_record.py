@@ -17,6 +17,7 @@ from speech_exp.reporting import environment, files
 from speech_exp.reporting.results_schema import validate_results
 
 PREDICTION_COLUMNS = ("id", "reference", "prediction", "score")
+Predictions = dict[str, tuple[str, str]]  # utterance id: reference, prediction
 STATUSES = ("running", "finished", "interrupted", "failed")
 TRACE_LINES = 20
 
@@ -161,6 +162,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
     columns = {key: _numbers([cells[at] for cells in rows]) for at, key in enumerate(header)}
     numeric = {key: values for key, values in columns.items() if values is not None}
     return [{key: values[at] for key, values in numeric.items()} for at in range(len(rows))]
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What a predictions.csv holds, by utterance; a missing file or another header raises a ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent.name} has no {path.name}")
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != PREDICTION_COLUMNS:
+            raise ValueError(f"{path.parent.name}/{path.name} lacks the columns {', '.join(PREDICTION_COLUMNS)}")
+        return {row["id"]: (row["reference"], row["prediction"]) for row in reader}
 
 
 def _numbers(cells: Sequence[str]) -> list[float] | None:

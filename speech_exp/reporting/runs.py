@@ -71,12 +71,13 @@ def _read_run(folder: Path, name: str) -> Run:
         if (folder / "run.json").is_file():
             run_info = read_json(folder / "run.json")
             status = str(run_info.get("status", "unknown"))
-        if not (folder / "results.json").is_file():
-            return Run(name, folder, status, None, _why_unfinished(status, run_info), run_info=run_info)
-        results = read_json(folder / "results.json")
-        validate_results(results, allow_unknown=True)
         overrides = _overrides(folder / ".hydra" / "overrides.yaml")
         config = read_config(folder / ".hydra" / "config.yaml")
+        if not (folder / "results.json").is_file():
+            why = _why_unfinished(status, run_info)
+            return Run(name, folder, status, None, why, overrides, config, run_info=run_info)
+        results = read_json(folder / "results.json")
+        validate_results(results, allow_unknown=True)
         history = read_history(folder / "history.csv") if (folder / "history.csv").is_file() else []
     except (ValueError, OSError) as error:  # JSON and Unicode errors are ValueErrors
         return Run(name, folder, status, None, f"broken record: {error}", run_info=run_info)
@@ -132,8 +133,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _owned(item: Any, flat: Mapping[str, Any]) -> Any:
-    """The number behind an interpolation such as ${recipe.epochs}: typed out it is the same setting."""
-    while isinstance(item, str) and (found := _INTERPOLATION.fullmatch(item)) and found[1] in flat:
+    """The number behind an interpolation such as ${recipe.epochs}: typed out it is the same setting.
+
+    ${seed} stays as it is: what follows the seed repeats a setting instead of changing it.
+    """
+    while (
+        isinstance(item, str) and (found := _INTERPOLATION.fullmatch(item)) and found[1] in flat and found[1] != "seed"
+    ):
         item = flat[found[1]]
     return item
 

@@ -155,8 +155,9 @@ class TestReport:
         make_run("a")
         out = tmp_path / "out"
         found = compare(find_runs(tmp_path / "runs"), out)
-        names = {"comparison.md", "comparison.csv"}
-        names |= {f"comparison_{part}.png" for part in ("accuracy", "per_class", "curves", "bytes")}
+        names = {f"comparison.{form}" for form in ("md", "csv", "tex", "html")}
+        kinds = ("accuracy", "per_class", "curves", "bytes", "latency", "training")
+        names |= {f"comparison_{kind}.png" for kind in kinds}
         assert {path.name for path in out.iterdir()} == {path.name for path in found.files} == names
         assert all(f"]({name})" in found.markdown for name in names if name.endswith(".png"))
 

@@ -239,6 +239,6 @@ def test_order_of_constrained_runs_changes_no_byte(make_run: MakeRun, results: d
     compare(found, runs.parent / "one")
     compare(random.Random(1).sample(found, len(found)), runs.parent / "two")
     names = {path.name for path in (runs.parent / "one").iterdir()}
-    assert len(names) == 6
+    assert len(names) == 10
     for name in names:
         assert (runs.parent / "one" / name).read_bytes() == (runs.parent / "two" / name).read_bytes(), name

@@ -23,6 +23,7 @@ from speech_exp.reporting.figures import (
     occlusion,
     pareto,
 )
+from speech_exp.reporting.score import ACCURACY, WER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,25 +115,34 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         features_of(32), np.arange(0, 0.4, 0.016), np.linspace(-1, 3, 25), 0.096, 0.016, "3_theo_7"
     ),
     "occlusion, one window": lambda: occlusion.draw_occlusion(features_of(4), [0.0], [0.5], 0.064, 0.016, "short"),  # type: ignore[arg-type]
-    "accuracy": lambda: comparing.draw_accuracy(*groups(NINE, 5), {NINE[0]: 0.8}),
-    "accuracy, one seed": lambda: comparing.draw_accuracy(*groups(["gru"], 1), {}),
-    "accuracy, perfect": lambda: comparing.draw_accuracy({"gru": [1.0, 1.0]}, {"gru": (1.0, 0.0)}, {}),
+    "accuracy": lambda: comparing.draw_scores(*groups(NINE, 5), {NINE[0]: 0.8}, ACCURACY),
+    "accuracy, one seed": lambda: comparing.draw_scores(*groups(["gru"], 1), {}, ACCURACY),
+    "accuracy, perfect": lambda: comparing.draw_scores({"gru": [1.0, 1.0]}, {"gru": (1.0, 0.0)}, {}, ACCURACY),
     "per class": lambda: comparing.draw_per_class({name: dict.fromkeys(DIGITS, 0.97) for name in NINE}),
     "per class, other classes": lambda: comparing.draw_per_class({"a": dict.fromkeys(LONG, 0.1), "b": {"c": 1.0}}),
-    "group curves": lambda: comparing.draw_curves(curves_of(NINE, 3, 20)),
-    "group curves, one epoch": lambda: comparing.draw_curves(curves_of(["gru"], 1, 1)),
+    "group curves": lambda: comparing.draw_curves(curves_of(NINE, 3, 20), ACCURACY),
+    "group curves, one epoch": lambda: comparing.draw_curves(curves_of(["gru"], 1, 1), ACCURACY),
     "group curves, many": lambda: comparing.draw_curves_of_models(
-        curves_of(NINE, 3, 20), {name: (name.split(" · ")[0], name[6:]) for name in NINE}
+        curves_of(NINE, 3, 20), {name: (name.split(" · ")[0], name[6:]) for name in NINE}, ACCURACY
     ),
     "group curves, many of no model": lambda: comparing.draw_curves_of_models(
-        curves_of(NINE, 1, 1), {name: ("", name) for name in NINE}
+        curves_of(NINE, 1, 1), {name: ("", name) for name in NINE}, ACCURACY
     ),
-    "bytes": lambda: pareto.draw_bytes(points()),
-    "bytes, few": lambda: pareto.draw_bytes(points()[:5]),
-    "bytes, one": lambda: pareto.draw_bytes([pareto.Point("", "", 38020, 1.0)]),
-    "bytes, more settings than shapes": lambda: pareto.draw_bytes(
-        [pareto.Point(model, f"trainer.lr={at}", 3e4, 0.9) for at in range(16) for model in ("gru", "lstm")]
+    "bytes": lambda: pareto.draw_front(points(), pareto.BYTES, ACCURACY),
+    "bytes, few": lambda: pareto.draw_front(points()[:5], pareto.BYTES, ACCURACY),
+    "bytes, one": lambda: pareto.draw_front([pareto.Point("", "", 38020, 1.0)], pareto.BYTES, ACCURACY),
+    "bytes, more settings than shapes": lambda: pareto.draw_front(
+        [pareto.Point(model, f"trainer.lr={at}", 3e4, 0.9) for at in range(16) for model in ("gru", "lstm")],
+        pareto.BYTES,
+        ACCURACY,
     ),
+    "errors": lambda: comparing.draw_scores(*groups(NINE, 5), {NINE[0]: 1.2}, WER),
+    "errors, perfect": lambda: comparing.draw_scores({"gru": [0.0, 0.0]}, {"gru": (0.0, 0.0)}, {}, WER),
+    "error curves": lambda: comparing.draw_curves(curves_of(NINE, 3, 20), WER),
+    "errors over latency": lambda: pareto.draw_front(
+        [pareto.Point("gru", str(at), 0.031 * (1 + at), 0.05 / (1 + at), 0.01) for at in range(5)], pareto.LATENCY, WER
+    ),
+    "errors over training, one": lambda: pareto.draw_front([pareto.Point("", "", 5e4, 0.0)], pareto.TRAINING, WER),
 }
 
 
@@ -240,7 +250,7 @@ def test_files_have_a_sane_size(tmp_path: Path) -> None:
         flow.flowchart(boxes(7), tmp_path / "d.png"),
         features.features_figure(np.zeros(4000), 8000, features_of(32), 0.016, "t", tmp_path / "e.png"),
         occlusion.occlusion_figure(features_of(32), np.zeros(1), np.ones(1), 0.1, 0.016, "t", tmp_path / "f.png"),
-        comparing.comparison_accuracy(*groups(NINE, 3), tmp_path / "g.png"),
+        comparing.comparison_scores(*groups(NINE, 3), ACCURACY, tmp_path / "g.png"),
     ]
     for path in written:
         content = path.read_bytes()

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speech_exp.reporting.figures.pareto import Point, draw_bytes, pareto_front
+from speech_exp.reporting.figures.pareto import BYTES, Point, draw_front, pareto_front
+from speech_exp.reporting.score import ACCURACY
 
 TASKS = ["A", "B1", "B2", *(f"C approach {at}" for at in range(9)), "C approach 0 + kd"]
 
 
 def front(*places: tuple[float, float]) -> list[int]:
-    return pareto_front([Point("", str(at), *place) for at, place in enumerate(places)])
+    return pareto_front([Point("", str(at), *place) for at, place in enumerate(places)], ACCURACY)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_front_by_hand(places: tuple[tuple[float, float], ...], expected: list[i
 
 
 def drawn(points: list[Point]) -> tuple[Any, dict[str, Any]]:
-    figure = draw_bytes(points)
+    figure = draw_front(points, BYTES, ACCURACY)
     figure.canvas.draw()
     labels = {point.label for point in points}
     return figure, {str(line.get_label()): line for line in figure.axes[0].lines if line.get_label() in labels}

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speech_exp.reporting.figures import style
+from speech_exp.reporting.score import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Means = Mapping[str, tuple[float, float | None]]  # label: (mean, half width of the interval or None)
-Curve = tuple[Sequence[float], Sequence[float]]  # epochs, validation accuracy
+Curve = tuple[Sequence[float], Sequence[float]]  # epochs, validation score
 Names = tuple[str, str]  # model and setting of a group; its label is made of both
 
 LABEL_LIMIT = 44
@@ -24,14 +25,15 @@ MOST_SERIES = 8  # beyond it a panel of curves is cluttered, and bands or error 
 MOST_WRITTEN_CLASSES = 20
 
 
-def comparison_accuracy(
+def comparison_scores(
     seeds: Mapping[str, Sequence[float]],
     means: Means,
+    score: Score,
     path: str | os.PathLike[str],
     worst: Mapping[str, float] | None = None,
 ) -> Path:
-    """Test accuracy (0 to 1) of each seed, the mean and its interval; `worst` marks the worst test speaker's."""
-    return style.save(draw_accuracy(seeds, means, worst or {}), path)
+    """Test score (a fraction) of each seed, the mean and its interval; `worst` marks the worst test speaker's."""
+    return style.save(draw_scores(seeds, means, worst or {}, score), path)
 
 
 def comparison_per_class(scores: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> Path:
@@ -40,19 +42,19 @@ def comparison_per_class(scores: Mapping[str, Mapping[str, float]], path: str | 
 
 
 def comparison_curves(
-    curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names], path: str | os.PathLike[str]
+    curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names], score: Score, path: str | os.PathLike[str]
 ) -> Path:
-    """Validation accuracy over epochs: mean of a group's runs, and a band from its lowest to its highest run.
+    """Validation score over epochs: mean of a group's runs, and a band from its lowest to its highest run.
 
     Many groups are drawn without bands, one panel a model.
     """
     shown = {label: runs for label, runs in curves.items() if runs}
     many = len(shown) > MOST_SERIES
-    return style.save(draw_curves_of_models(shown, names) if many else draw_curves(shown), path)
+    return style.save(draw_curves_of_models(shown, names, score) if many else draw_curves(shown, score), path)
 
 
 @style.styled
-def draw_accuracy(seeds: Mapping[str, Sequence[float]], means: Means, worst: Mapping[str, float]) -> Figure:
+def draw_scores(seeds: Mapping[str, Sequence[float]], means: Means, worst: Mapping[str, float], score: Score) -> Figure:
     from matplotlib.lines import Line2D
 
     labels = list(seeds)
@@ -74,10 +76,10 @@ def draw_accuracy(seeds: Mapping[str, Sequence[float]], means: Means, worst: Map
     axes.set_ylim(len(labels) - 0.3, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(True)
-    axes.set(xlabel="test accuracy (%)", title="Test accuracy")
+    axes.set(xlabel=f"test {score.title} (%)", title=f"Test {score.title}")
     shown = [value for label in labels for value in seeds[label]] + [mean for mean, _ in means.values()]
     shown += [*worst.values(), *(mean + sign * (half or 0) for mean, half in means.values() for sign in (-1, 1))]
-    accuracy_limits(axes.set_xlim, shown)
+    score_limits(axes.set_xlim, shown, score)
     _write_means(axes, labels, means)
     plain: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
     handles = [Line2D([], [], color=style.SKY, marker="o", label="one seed", **plain)]
@@ -91,7 +93,7 @@ def draw_accuracy(seeds: Mapping[str, Sequence[float]], means: Means, worst: Map
 
 
 def _stacked(values: np.ndarray) -> np.ndarray:
-    """Offsets, in rows, that pile up equal accuracies, common in small test sets, so that none hides another."""
+    """Offsets, in rows, that pile up equal scores, common in small test sets, so that none hides another."""
     before = [sum(abs(other - value) < 0.02 for other in values[:at]) for at, value in enumerate(values)]
     return np.minimum(0.09 * np.array(before), 0.3)
 
@@ -151,7 +153,7 @@ def draw_per_class(scores: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 @style.styled
-def draw_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
+def draw_curves(curves: Mapping[str, Sequence[Curve]], score: Score) -> Figure:
     """The right panel repeats the second half of the epochs, where the first steps no longer squeeze the scale."""
     labels = list(curves)
     last = max(max(epochs) for label in labels for epochs, _ in curves[label])
@@ -168,14 +170,14 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
                 axes.fill_between(epochs, low, high, color=look["color"], alpha=0.13, linewidth=0)
         axes.grid(True)
         style.integer_ticks(axes)
-        axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
-    axes_list[0].set_title("Validation accuracy")
+        axes.set(xlabel="epoch", ylabel=f"validation {score.title} (%)")
+    axes_list[0].set_title(f"Validation {score.title}")
     if panels == 2:
         start = (last + 1) // 2
         values = [(low[epochs >= start], high[epochs >= start]) for epochs, _, low, high in summaries.values()]
         shown = np.concatenate([part for pair in values for part in pair]) / 100
         axes_list[1].set(title="Second half", xlim=(start, last))
-        accuracy_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)])
+        score_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)], score)
     handles, names = axes_list[0].get_legend_handles_labels()
     band = "\nbands: lowest to\nhighest run" if any(len(curves[label]) > 1 for label in labels) else ""
     figure.legend(
@@ -185,7 +187,7 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 @style.styled
-def draw_curves_of_models(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names]) -> Figure:
+def draw_curves_of_models(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names], score: Score) -> Figure:
     """Means alone over the second half of the shortest curve and what comes after it, one panel a model."""
     models = list(dict.fromkeys(names[label][0] for label in curves))
     settings = list(dict.fromkeys(names[label][1] for label in curves))
@@ -202,11 +204,11 @@ def draw_curves_of_models(curves: Mapping[str, Sequence[Curve]], names: Mapping[
             handles[setting] = _plot_curve(axes, *summaries[label], setting, look)
         axes.grid(True)
         style.integer_ticks(axes)
-        axes.set(xlabel="epoch", title=model or "Validation accuracy")
+        axes.set(xlabel="epoch", title=model or f"Validation {score.title}")
         axes.set_xlim(start, last)
-    panels[0].set_ylabel("validation accuracy (%)")
+    panels[0].set_ylabel(f"validation {score.title} (%)")
     shown = np.concatenate([mean[epochs >= start] for epochs, mean in summaries.values()])
-    accuracy_limits(panels[0].set_ylim, shown / 100)
+    score_limits(panels[0].set_ylim, shown / 100, score)
     ordered = [handles[setting or "plain"] for setting in settings]
     figure.legend(handles=ordered, loc="outside right center", title="mean of runs", title_fontsize=8, alignment="left")
     return figure
@@ -220,7 +222,7 @@ def _plot_curve(axes: Axes, epochs: np.ndarray, mean: np.ndarray, label: str, lo
 
 
 def _summary(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Epochs, mean, lowest and highest accuracy in percent; a run stopped early keeps its last value, so that the mean
+    """Epochs, mean, lowest and highest score in percent; a run stopped early keeps its last value, so that the mean
     does not jump when it drops out."""
     epochs = np.array(sorted({epoch for one, _ in runs for epoch in one}))
     values = []
@@ -233,13 +235,17 @@ def _summary(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return epochs, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0)
 
 
-def accuracy_limits(setter: Callable[..., Any], fractions: Sequence[float] | np.ndarray) -> None:
-    """Limits in percent around the values: beyond 100 only by what a marker needs, at least one point wide."""
+def score_limits(setter: Callable[..., Any], fractions: Sequence[float] | np.ndarray, score: Score) -> None:
+    """Limits in percent around the values, at least one point wide: beyond the best score, 100 or an error rate of 0,
+    only by what a marker needs."""
     low, high = 100 * min(fractions), 100 * max(fractions)
     margin = max(0.06 * (high - low), 0.15)
     if high - low < 1:
         margin = max(margin, (1 - (high - low)) / 2)
-    setter(low - margin, min(high + margin, max(100.0, high) + 0.04 * (100 - low) + 0.08))
+    if score.higher_is_better:
+        setter(low - margin, min(high + margin, max(100.0, high) + 0.04 * (100 - low) + 0.08))
+    else:
+        setter(max(low - margin, min(0.0, low) - 0.04 * high - 0.08), high + margin)
 
 
 def _short(labels: Sequence[str]) -> list[str]:

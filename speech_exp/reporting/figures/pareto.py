@@ -1,4 +1,4 @@
-"""Test accuracy over the bytes that a device stores, one marker a group, and the Pareto front of both."""
+"""Test score over a cost (bytes, latency, training), one marker a group, and the Pareto front of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speech_exp.reporting.figures import style
-from speech_exp.reporting.figures.comparing import LABEL_LIMIT, MOST_SERIES, accuracy_limits, legend_width
+from speech_exp.reporting.figures.comparing import LABEL_LIMIT, MOST_SERIES, legend_width, score_limits
+from speech_exp.reporting.score import Score
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -27,13 +28,27 @@ SHAPE_SCALE = {"*": 1.5, "P": 1.1, "X": 1.1, "p": 1.15, "h": 1.15, "d": 1.15, "D
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a score is paid with; the axis shows it divided by `shown_per`."""
+
+    title: str
+    axis: str
+    shown_per: float = 1.0
+
+
+BYTES = Cost("bytes", "stored model (kB = 1000 bytes, log scale)", 1000.0)
+LATENCY = Cost("latency", "mean latency of an utterance (ms, log scale)")
+TRAINING = Cost("training time", "training (s, log scale)")
+
+
+@dataclass(frozen=True)
 class Point:
     """A group; `model` is empty where the groups do not differ in it, `setting` is all else that they differ in."""
 
     model: str
     setting: str
-    stored_bytes: float
-    accuracy: float  # 0 to 1, mean over seeds
+    cost: float  # above 0
+    score: float  # a fraction, mean over seeds
     half_width: float | None = None  # of its interval
 
     @property
@@ -41,16 +56,16 @@ class Point:
         return " · ".join(part for part in (self.model, self.setting) if part)
 
 
-def comparison_bytes(points: Sequence[Point], path: str | os.PathLike[str]) -> Path:
+def comparison_front(points: Sequence[Point], cost: Cost, score: Score, path: str | os.PathLike[str]) -> Path:
     """Markers that would cover each other stand side by side, each tied to its true place by a line."""
-    return style.save(draw_bytes(points), path)
+    return style.save(draw_front(points, cost, score), path)
 
 
-def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Indices, by rising bytes, of the points that no other equals in one of bytes and accuracy and beats in the other."""
-
+def pareto_front(points: Sequence[Point], score: Score) -> list[int]:
+    """Indices, by rising cost, of the points that no other equals in one of cost and score and beats in the other."""
+    sign = -1 if score.higher_is_better else 1
     # Rounded, as means of equal counts may differ in their last bit.
-    places = [(point.stored_bytes, -round(point.accuracy, 9)) for point in points]
+    places = [(point.cost, sign * round(point.score, 9)) for point in points]
     front = [
         at
         for at, place in enumerate(places)
@@ -60,7 +75,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 
 
 @style.styled
-def draw_bytes(points: Sequence[Point]) -> Figure:
+def draw_front(points: Sequence[Point], cost: Cost, score: Score) -> Figure:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     looks, handles = _looks(points)
@@ -68,32 +83,30 @@ def draw_bytes(points: Sequence[Point]) -> Figure:
     figure = style.new_figure(5.4 + legend_width(names), max(3.8, 1.0 + 0.185 * len(handles)))
     axes = figure.subplots()
     intervals = len(points) <= MOST_SERIES and any(point.half_width is not None for point in points)
-    sizes = [point.stored_bytes for point in points]
-    low, high = min(sizes), max(sizes)
+    costs = [point.cost for point in points]
+    low, high = min(costs), max(costs)
     margin = max(1.15, (high / low) ** 0.08)
     axes.set_xscale("log")
     axes.set_xlim(low / margin, high * margin)
-    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(low / margin, high * margin)))
+    axes.xaxis.set_major_locator(FixedLocator(_round_ticks(low / margin, high * margin)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.3g}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / cost.shown_per:,.6g}")
     halves = [(point.half_width or 0) if intervals else 0 for point in points]
-    accuracy_limits(
-        axes.set_ylim, [p.accuracy + sign * half for p, half in zip(points, halves, strict=True) for sign in (-1, 1)]
-    )
+    ends = [point.score + sign * half for point, half in zip(points, halves, strict=True) for sign in (-1, 1)]
+    score_limits(axes.set_ylim, ends, score)
     axes.grid(True)
-    axes.set(
-        xlabel="stored model (kB = 1000 bytes, log scale)", ylabel="test accuracy (%)", title="Accuracy over bytes"
-    )
-    title = "mean over seeds" + (", 95 % interval" if intervals else "")
-    figure.legend(handles, names, loc="outside right center", title=title, title_fontsize=8, alignment="left")
-    _draw_front(axes, points)
+    title = f"{score.title[0].upper()}{score.title[1:]} over {cost.title}"
+    axes.set(xlabel=cost.axis, ylabel=f"test {score.title} (%)", title=title)
+    heading = "mean over seeds" + (", 95 % interval" if intervals else "")
+    figure.legend(handles, names, loc="outside right center", title=heading, title_fontsize=8, alignment="left")
+    _draw_stairs(axes, points, score)
     figure.draw_without_rendering()  # lays out the axes: from here on a place in pixels is known
     _draw_points(axes, points, looks, halves)
     return figure
 
 
 def _draw_points(axes: Axes, points: Sequence[Point], looks: Sequence[dict[str, Any]], halves: Sequence[float]) -> None:
-    true_P2 = np.array([(point.stored_bytes, 100 * point.accuracy) for point in points])
+    true_P2 = np.array([(point.cost, 100 * point.score) for point in points])
     pixels_P2 = axes.transData.transform(true_P2)
     width_px = MARKER_PT / 72 * axes.figure.dpi
     # Error bars, unlike markers, hide each other at whatever height they stand.
@@ -122,12 +135,12 @@ def _side_by_side(pixels_P2: np.ndarray, apart_px: float) -> np.ndarray:
     return moved_P2
 
 
-def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
-    """The best accuracy to be had for at most so many bytes."""
-    front = [points[at] for at in pareto_front(points)]
-    sizes = [point.stored_bytes for point in front] + [axes.get_xlim()[1]]
-    best = [100 * point.accuracy for point in front] + [100 * front[-1].accuracy]
-    axes.plot(sizes, best, drawstyle="steps-post", **_FRONT)
+def _draw_stairs(axes: Axes, points: Sequence[Point], score: Score) -> None:
+    """The best score to be had for at most so much."""
+    front = [points[at] for at in pareto_front(points, score)]
+    costs = [point.cost for point in front] + [axes.get_xlim()[1]]
+    best = [100 * point.score for point in front] + [100 * front[-1].score]
+    axes.plot(costs, best, drawstyle="steps-post", **_FRONT)
 
 
 _FRONT: dict[str, Any] = {"color": style.GREY, "linewidth": 1.3, "linestyle": style.LINE_STYLES[1], "zorder": 2}
@@ -181,10 +194,10 @@ def _look(colour: str, shape: str, hollow: bool = False) -> dict[str, Any]:
     }
 
 
-def _byte_ticks(low: float, high: float) -> list[float]:
-    """Round sizes within the limits, at most about seven; finer steps where the sizes lie close together."""
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Round costs within the limits, at most about seven; finer steps where they lie close together."""
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
-        ticks = [step * 10.0**power for power in range(13) for step in steps]
+        ticks = [step * 10.0**power for power in range(-4, 13) for step in steps]
         inside = [tick for tick in ticks if low <= tick <= high]
         if len(inside) >= 3:
             return inside[:: -(-len(inside) // 7)]

@@ -1,0 +1,119 @@
+"""A comparison as one self-contained HTML page: sortable, filterable tables, the figures, and a section for each run.
+
+Nothing is loaded from elsewhere: the page's own security policy allows embedded images and this one script alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files as package_files
+from string import Template
+
+from speech_exp.reporting import measures
+from speech_exp.reporting.comparison_tables import (
+    NONE,
+    TEST_HEAD,
+    TEST_METHOD,
+    introduction,
+    main_rows,
+    test_lines,
+    value_text,
+)
+from speech_exp.reporting.findings import Findings
+from speech_exp.reporting.grouping import Group, seed, test_speaker
+from speech_exp.reporting.html import Cell, Row, element, embedded_figure, escaped, sortable_table
+from speech_exp.reporting.run_section import run_section
+from speech_exp.reporting.runs import Run
+
+
+def page(findings: Findings) -> str:
+    parts = package_files("speech_exp.reporting") / "page"
+    script = (parts / "page.js").read_text(encoding="utf-8")
+    rows = _RunRows(findings)
+    return Template((parts / "page.html").read_text(encoding="utf-8")).substitute(
+        style=(parts / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        introduction=escaped(introduction(findings)),
+        choices="\n".join(_choice(at, key, rows) for at, key in enumerate(findings.grouping.keys)),
+        groups=_groups_table(findings),
+        notes="<ul>" + "".join(element("li", note) for note in findings.notes or ("None.",)) + "</ul>",
+        tests=_tests(findings),
+        figures="\n".join(embedded_figure(path, path.stem.replace("_", " ")) for path in findings.figures),
+        runs=rows.table(),
+        details="\n".join(rows.sections()),
+    )
+
+
+class _RunRows:
+    """All runs in the order of their groups, those without results last; of each the values of the varying keys."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+        counted = [(group, run) for group in findings.groups for run in group.runs]
+        self.runs: list[tuple[Group | None, Run]] = [*counted, *((None, run) for run in findings.not_counted)]
+
+    def keys(self, group: Group | None, run: Run) -> list[str]:
+        """A run without results tells only what was typed."""
+        known = group.fields if group else run.overrides
+        return [known.get(key, NONE) or NONE for key in self.findings.grouping.keys]
+
+    def table(self) -> str:
+        rows = measures.rows(self.findings.groups)
+        speakers = any(group.speakers for group in self.findings.groups)
+        head = ["run", *self.findings.grouping.keys, "seed", *(["test speaker"] if speakers else []), "status"]
+        words = len(head)
+        lines = []
+        for at, (group, run) in enumerate(self.runs):
+            keys = self.keys(group, run)
+            own_seed = str(seed(run)) if group else run.overrides.get("seed", NONE)
+            cells = [Cell(run.name, link=f"run-{at}"), *map(Cell, keys), Cell(own_seed)]
+            cells += [Cell(test_speaker(run) or NONE if group else NONE)] if speakers else []
+            cells.append(Cell(run.problem or run.status))
+            cells += [_value_cell(run, row.measure) if group else Cell(NONE) for row in rows]
+            lines.append(Row(cells, keys))
+        return sortable_table("runs", [*head, *(row.measure.title for row in rows)], lines, words)
+
+    def sections(self) -> list[str]:
+        baseline = self.findings.baseline.runs
+        by_seed = {seed(run): run for run in reversed(baseline)}
+        return [
+            run_section(at, run, group, by_seed.get(seed(run), baseline[0]) if group else baseline[0], self.keys(group, run))
+            for at, (group, run) in enumerate(self.runs)
+        ]  # fmt: skip
+
+
+def _value_cell(run: Run, measure: measures.Measure) -> Cell:
+    value = measure.of(run)
+    return Cell(NONE) if value is None else Cell(value_text(value, measure), value)
+
+
+def _groups_table(findings: Findings) -> str:
+    rows = {row.measure.title: row for row in measures.rows(findings.groups)}
+    shown = [(title, texts) for title, texts in main_rows(findings.groups)]
+    lines = []
+    for at, group in enumerate(findings.groups):
+        mark = " (baseline)" if group is findings.baseline and len(findings.groups) > 1 else ""
+        cells = [Cell(group.label + mark)]
+        for title, texts in shown:
+            estimate = rows[title].estimates[at] if title in rows else None
+            cells.append(Cell(texts[at], estimate.mean if estimate else None))
+        lines.append(Row(cells, [group.fields[key] or NONE for key in findings.grouping.keys]))
+    return sortable_table("groups", ["group", *(title for title, _ in shown)], lines, words=1)
+
+
+def _choice(at: int, key: str, rows: _RunRows) -> str:
+    """A drop-down of all values that the runs have of this key, in their order."""
+    values = dict.fromkeys(rows.keys(group, run)[at] for group, run in rows.runs)
+    options = "".join(f'<option value="{escaped(value)}">{escaped(value)}</option>' for value in values)
+    return f'<label>{escaped(key)} <select name="key{at}"><option value="">all</option>{options}</select></label>'
+
+
+def _tests(findings: Findings) -> str:
+    if not findings.tests:
+        return ""
+    lines = [Row([Cell(text) for text in line], None) for line in test_lines(findings.tests)]
+    title = element("h2", f"Paired tests against {findings.baseline.label}")
+    method = f'<p class="method">{escaped(TEST_METHOD)}</p>'
+    return f"<section>{title}{method}{sortable_table('tests', TEST_HEAD, lines, words=2)}</section>"
