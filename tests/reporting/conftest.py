@@ -71,6 +71,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         run_info: Mapping[str, Any] | None = None,
         test_float: float | None = None,
         size: Mapping[str, Any] | None = None,
+        predictions: Sequence[tuple[str, str, str]] = (),
         **changes: Any,
     ) -> Path:
         folder = tmp_path / "runs" / name
@@ -88,6 +89,32 @@ def make_run(tmp_path: Path) -> MakeRun:
         (folder / ".hydra" / "overrides.yaml").write_text(lines or "[]\n", encoding="utf-8")
         if config is not None:
             (folder / ".hydra" / "config.yaml").write_text(config, encoding="utf-8")
+        if predictions:
+            write_predictions(folder, predictions)
+        return folder
+
+    return make
+
+
+def write_predictions(folder: Path, rows: Sequence[tuple[str, str, str]]) -> None:
+    """(id, reference, prediction) of each utterance."""
+    lines = [f"{','.join(row)},0.5" for row in rows]
+    (folder / "predictions.csv").write_text("\n".join(["id,reference,prediction,score", *lines, ""]), encoding="utf-8")
+
+
+@pytest.fixture
+def make_recogniser(make_run: MakeRun) -> MakeRun:
+    """As `make_run`, of a run that is judged by its word error rate."""
+
+    def make(name: str, wer: float, test_float: float | None = None, **changes: Any) -> Path:
+        rates = {"wer": wer, "cer": wer / 2, "loss": 0.1}
+        metrics: dict[str, Any] = {"val": rates, "test": rates}
+        if test_float is not None:
+            metrics["test_float"] = {**rates, "wer": test_float}
+        folder = make_run(name, **{"objective": "ctc", "dataset": "fsdd_strings", **changes})
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        (folder / "results.json").write_text(json.dumps(results | {"metrics": metrics}), encoding="utf-8")
+        (folder / "history.csv").write_text("epoch,val_wer\n1,0.9\n2,0.4\n", encoding="utf-8")
         return folder
 
     return make

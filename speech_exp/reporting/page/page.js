@@ -54,7 +54,8 @@ function filter() {
   document.getElementById("shown").textContent = `${shown} of ${inRuns.length} runs`;
 }
 
-form.addEventListener("input", filter);
+form.addEventListener("input", filter); // each letter of the text
+form.addEventListener("change", filter); // a choice: not every browser tells it as input
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(filter)); // after the fields are empty
 form.hidden = false;
