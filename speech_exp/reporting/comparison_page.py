@@ -76,12 +76,18 @@ class _RunRows:
         return sortable_table("runs", [*head, *(row.measure.title for row in rows)], lines, words)
 
     def sections(self) -> list[str]:
-        baseline = self.findings.baseline.runs
-        by_seed = {seed(run): run for run in reversed(baseline)}
         return [
-            run_section(at, run, group, by_seed.get(seed(run), baseline[0]) if group else baseline[0], self.keys(group, run))
+            run_section(at, run, group, self._reference(run), self.keys(group, run))
             for at, (group, run) in enumerate(self.runs)
-        ]  # fmt: skip
+        ]
+
+    def _reference(self, run: Run) -> Run:
+        """The baseline's run of the same seed and test speaker, else its first."""
+        baseline = self.findings.baseline.runs
+        if run.results is None:
+            return baseline[0]
+        same = (seed(run), test_speaker(run))
+        return next((one for one in baseline if (seed(one), test_speaker(one)) == same), baseline[0])
 
 
 def _value_cell(run: Run, measure: measures.Measure) -> Cell:
@@ -90,17 +96,13 @@ def _value_cell(run: Run, measure: measures.Measure) -> Cell:
 
 
 def _groups_table(findings: Findings) -> str:
-    rows = {row.measure.title: row for row in measures.rows(findings.groups)}
-    shown = [(title, texts) for title, texts in main_rows(findings.groups)]
+    rows = main_rows(findings.groups)
     lines = []
     for at, group in enumerate(findings.groups):
         mark = " (baseline)" if group is findings.baseline and len(findings.groups) > 1 else ""
-        cells = [Cell(group.label + mark)]
-        for title, texts in shown:
-            estimate = rows[title].estimates[at] if title in rows else None
-            cells.append(Cell(texts[at], estimate.mean if estimate else None))
+        cells = [Cell(group.label + mark), *(Cell(row.texts[at], row.values[at]) for row in rows)]
         lines.append(Row(cells, [group.fields[key] or NONE for key in findings.grouping.keys]))
-    return sortable_table("groups", ["group", *(title for title, _ in shown)], lines, words=1)
+    return sortable_table("groups", ["group", *(row.title for row in rows)], lines, words=1)
 
 
 def _choice(at: int, key: str, rows: _RunRows) -> str:
@@ -113,7 +115,11 @@ def _choice(at: int, key: str, rows: _RunRows) -> str:
 def _tests(findings: Findings) -> str:
     if not findings.tests:
         return ""
-    lines = [Row([Cell(text) for text in line], None) for line in test_lines(findings.tests)]
+    lines = []
+    for test, texts in zip(findings.tests, test_lines(findings.tests), strict=True):
+        counts = (test.pairs, test.utterances, test.difference, test.better, test.worse)
+        values = (None, None, *counts, None, test.p, test.p_holm)
+        lines.append(Row([Cell(text, value) for text, value in zip(texts, values, strict=True)], None))
     title = element("h2", f"Paired tests against {findings.baseline.label}")
     method = f'<p class="method">{escaped(TEST_METHOD)}</p>'
     return f"<section>{title}{method}{sortable_table('tests', TEST_HEAD, lines, words=2)}</section>"

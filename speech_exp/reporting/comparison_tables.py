@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from speech_exp.reporting import measures
 from speech_exp.reporting.estimates import Estimate, mean
@@ -20,7 +21,8 @@ TEST_METHOD = (
     "interval say how sure the difference is for other utterances (the table above, for other seeds). Difference: the "
     "group's value less the baseline's, with the interval of a bootstrap over utterances (10,000 resamples). Better, "
     "worse: utterances with fewer, more errors than the baseline makes. p: exact McNemar test for accuracy (of several "
-    "seeds, the exact sign test of better against worse), bootstrap for error rates; p (Holm): corrected for all tests of that metric in the table."
+    "seeds, the exact sign test of better against worse), bootstrap for error rates; p (Holm): corrected for all tests "
+    "of that metric in the table."
 )
 CLASS_TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 
@@ -29,7 +31,8 @@ def markdown_report(findings: Findings) -> str:
     """The whole report; it names no absolute path and no time, so that the same runs give the same text anywhere."""
     groups, not_counted = findings.groups, findings.not_counted
     parts = ["# Comparison of runs", introduction(findings)]
-    parts.append(_table("", [group.label for group in groups], main_rows(groups)))
+    rows = [(row.title, row.texts) for row in main_rows(groups)]
+    parts.append(_table("", [group.label for group in groups], rows))
     if findings.notes:
         parts.append("\n".join(f"- {_cell(note)}" for note in findings.notes))
     parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in findings.figures]
@@ -56,23 +59,34 @@ def introduction(findings: Findings) -> str:
     return text + " Test metrics of the deployable form; mean ± half the 95 % interval over seeds (Student's t)."
 
 
-def main_rows(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
-    """Title and one text a group for each measure; of many groups, only the measures that matter most."""
-    table = [("runs (seeds)", [f"{len(group.runs)} ({len(group.seeds)})" for group in groups])]
+@dataclass(frozen=True)
+class MainRow:
+    """A measure of all groups as texts, and as values to sort them by."""
+
+    title: str
+    texts: Sequence[str]
+    values: Sequence[float | None]
+
+
+def main_rows(groups: Sequence[Group]) -> list[MainRow]:
+    """One row a measure; of many groups, only the measures that matter most."""
+    counts = [f"{len(group.runs)} ({len(group.seeds)})" for group in groups]
+    table = [MainRow("runs (seeds)", counts, [len(group.runs) for group in groups])]
     brief = len(groups) > MOST_COLUMNS
+    devices = [", ".join(measures.latency_devices(group)) for group in groups]
+    one_device = brief and len(set(devices)) == 1  # no column for one and the same word
     for row in measures.rows(tuple(groups)):
         if brief and not row.measure.brief:
             continue
         texts = [estimate_text(estimate, row.measure) for estimate in row.estimates]
         if row.measure.key in LAYER_KEYS:
             texts = [_layers(group, row.measure.key) for group in groups]
-        table.append((row.measure.title, texts))
+        title = row.measure.title.replace("(ms)", f"(ms, {devices[0]})") if one_device else row.measure.title
+        table.append(MainRow(title, texts, [estimate.mean if estimate else None for estimate in row.estimates]))
         if row.measure.key == "accuracy" and any(len(group.speakers) > 1 for group in groups):
-            table.append(("worst speaker (%)", [_worst(group) for group in groups]))
-    devices = [", ".join(measures.latency_devices(group)) for group in groups]
-    if brief and len(set(devices)) == 1:  # no column for one and the same word
-        return [(title.replace("(ms)", f"(ms, {devices[0]})"), texts) for title, texts in table]
-    return [*table, ("latency measured on", devices)]
+            worst = [min(measures.per_speaker(group).values(), default=None) for group in groups]
+            table.append(MainRow("worst speaker (%)", [_worst(group) for group in groups], worst))
+    return table if one_device else [*table, MainRow("latency measured on", devices, [None] * len(groups))]
 
 
 def estimate_text(estimate: Estimate | None, measure: measures.Measure) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -111,6 +112,7 @@ def _errors(ours: Predictions, theirs: Predictions, metric: str) -> Counts:
     }
 
 
+@lru_cache(maxsize=200_000)  # the baseline's sentences come again with every group
 def _error(reference: str, prediction: str, metric: str) -> tuple[int, int]:
     """Errors and the size of the reference, by the rules of the reported metric."""
     if metric == "accuracy":

@@ -17,6 +17,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
 )  # fmt: skip
+WRONG = {"gruA": 0, "gruB1": 6, "lmuA": 1, "lmuB1": 12}  # of 12 utterances
 
 pytestmark = pytest.mark.slow
 
@@ -49,14 +50,9 @@ def shown(browser: Any, make_run: MakeRun, tmp_path: Path) -> Any:
         for task in ("A", "B1"):
             for seed in (0, 1):
                 own = f"{model}-{task}-{seed}"
-                make_run(
-                    own,
-                    next(accuracies),
-                    model=model,
-                    task=task,
-                    seed=seed,
-                    overrides=[f"model={model}", f"task={task}"],
-                )
+                rows = [(str(at), "7", "1" if at < WRONG[model + task] else "7") for at in range(12)]
+                typed = [f"model={model}", f"task={task}"]
+                make_run(own, next(accuracies), model=model, task=task, seed=seed, overrides=typed, predictions=rows)
     failed = make_run(
         "zz<script>", overrides=["model=gru", "task=A"], run_info={"status": "failed", "error": "disk full"}
     )
@@ -109,6 +105,17 @@ def test_sorts_groups(shown: Any) -> None:
     assert names(shown, "groups") == ["gru · A (baseline)", "gru · B1", "lmu · A", "lmu · B1"]
     click_header(shown, "accuracy (%)", "groups")
     assert names(shown, "groups") == ["lmu · B1", "lmu · A", "gru · A (baseline)", "gru · B1"]
+
+
+def test_sorts_tests_by_value_and_not_by_text(shown: Any) -> None:
+    click_header(shown, "difference, points (95 %)", "tests")
+    assert names(shown, "tests") == [
+        "lmu · B1",
+        "gru · B1",
+        "lmu · A",
+    ]  # -100, -50 and -8.33, which text sorts otherwise
+    click_header(shown, "p", "tests")
+    assert names(shown, "tests") == ["lmu · B1", "gru · B1", "lmu · A"]  # < 0.001, 0.031 and 1.000
 
 
 def test_filters_by_keys_and_words_together(shown: Any) -> None:
