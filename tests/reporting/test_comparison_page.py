@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from speech_exp.reporting.comparison import compare, find_runs
+from speech_exp.reporting import comparison_page
 from speech_exp.reporting.figures import style
+from speech_exp.reporting.findings import Findings
+from speech_exp.reporting.grouping import group_runs
+from speech_exp.reporting.paired_tests import choose_baseline
+from speech_exp.reporting.runs import find_runs
 
 MakeRun = Callable[..., Path]
 EVIL = '<script>alert("run")</script>'
@@ -49,11 +53,22 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def picture(path: Path) -> Path:
+    """1440 x 320 pixels."""
+    figure = style.new_figure(9.0, 2.0)
+    figure.subplots().plot([1, 2])
+    return style.save(figure, path)
+
+
 @pytest.fixture
 def page(make_run: MakeRun, tmp_path: Path) -> Callable[[], Page]:
     def read() -> Page:
-        compare(find_runs(tmp_path / "runs"), tmp_path / "out")
-        return Page((tmp_path / "out" / "comparison.html").read_text(encoding="utf-8"))
+        runs = find_runs(tmp_path / "runs")
+        grouping = group_runs(runs)
+        unfinished = tuple(run for run in runs if run.results is None)
+        figures = (picture(tmp_path / "comparison_bytes.png"),)
+        baseline = choose_baseline(grouping.groups, None)
+        return Page(comparison_page.page(Findings(grouping, baseline, (), ("a note",), unfinished, figures)))
 
     return read
 
@@ -131,14 +146,11 @@ def test_config_differences_to_the_run_of_the_baseline_with_the_same_seed(
 
 def test_figures_of_the_runs_are_embedded_with_a_text_instead(make_run: MakeRun, page: Callable[[], Page]) -> None:
     folder = make_run("a")
-    (folder / "figures").mkdir()
-    figure = style.new_figure(9.0, 2.0)
-    figure.subplots().plot([1, 2])
-    style.save(figure, folder / "figures" / "training_curves.png")
+    picture(folder / "figures" / "training_curves.png")
     (folder / "figures" / "confusion_matrix.png").write_bytes(b"no picture")
     found = page()
     (curves,) = [one for one in found.all("img") if one["alt"] == "training curves of a"]
-    assert (curves["width"], curves["height"]) == ("1200", "267")  # of 1440 x 320
+    assert (curves["width"], curves["height"]) == ("1200", "267")
     assert "confusion_matrix.png cannot be shown: cannot identify image file" in found.text
     assert all(one["alt"] for one in found.all("img"))
 
