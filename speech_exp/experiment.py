@@ -41,7 +41,7 @@ _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_
 _OWN_KEYS = ("checkpoint", "audio", "streaming", "part")  # of the actions that read a checkpoint
 _NOT_IN_HASH = (
     *_LOCATION_KEYS[:-1],
-    *("dataset.password", "dataset.host", "dry_run", "resume", "action", "study"),
+    *("dataset.password", "dataset.host", "dry_run", "resume", "action", "study", "slurm"),
     *("trainer.tensorboard", "trainer.mlflow", "trainer.wandb", "trainer.checkpoint_every_s", "trainer.keep"),
 )
 
@@ -263,7 +263,7 @@ class Experiment:
                 config.decoder = self.config.decoder
             elif key in _LOCATION_KEYS:
                 OmegaConf.update(config, key, OmegaConf.select(self.config, key))
-            elif key not in ("action", *_OWN_KEYS):
+            elif key.partition(".")[0] not in ("action", "launcher", "slurm", *_OWN_KEYS):
                 raise ValueError(
                     f"{override} was typed, but action={self.choices['action']} takes it from the checkpoint: leave it out "
                     f"(only {', '.join(_LOCATION_KEYS)} and decoder may be set)"

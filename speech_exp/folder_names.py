@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 # Keys that cannot change a result: a run goes on in its folder whatever they are.
-_WITHOUT_EFFECT = ("cache_dir", "dataset.root", "launcher", "resume", "study")
+_WITHOUT_EFFECT = ("cache_dir", "dataset.root", "launcher", "resume", "slurm", "study")
 _LONGEST = 120  # characters; file systems allow 255 bytes
 
 
 def telling(overrides: Iterable[str]) -> list[str]:
     """Those of the overrides that can change a result."""
-    return [override for override in overrides if override.partition("=")[0] not in _WITHOUT_EFFECT]
+    return [one for one in overrides if not re.match(rf"({'|'.join(map(re.escape, _WITHOUT_EFFECT))})(\.\w+)*=", one)]
 
 
 def sweep_subdir(overrides: Sequence[str]) -> str:

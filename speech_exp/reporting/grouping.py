@@ -20,7 +20,7 @@ IGNORED_KEYS = {"seed", "action", "runs", "checkpoint", "audio", "dry_run", "res
 IGNORED_KEYS |= {"kd.run", "task.float_checkpoint", "sweep", "run_folder", "output_dir", "study"}
 IGNORED_KEYS |= {"trainer.tensorboard", "trainer.mlflow", "trainer.wandb"}
 NOT_THERE = ""  # value of a key that the run's config does not have, such as task.qat_epochs in task C
-IGNORED_PREFIXES = ("hydra.", "hydra/", "paths.", "launcher.")
+IGNORED_PREFIXES = ("hydra.", "hydra/", "paths.", "launcher.", "slurm.")
 
 Settings = dict[str, str]
 

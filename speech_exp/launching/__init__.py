@@ -1,0 +1,1 @@
+"""Where runs start, when not in this process."""

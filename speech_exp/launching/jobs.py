@@ -1,0 +1,100 @@
+"""Jobs of SLURM by submitit: the batch script, the submission, the wait for their end, and why one failed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor, SlurmJob
+from submitit.core.utils import DelayedSubmission, FailedJobError
+
+from speech_exp.launching.options import SlurmOptions
+
+_log = logging.getLogger(__name__)
+_SHOWN_LINES = 3  # of a trace: the place and the error
+
+
+@dataclass
+class Run:
+    """One run in its job. It raises what the run raised: SLURM sees the job fail, and the job's log ends in the trace."""
+
+    launcher: Any  # hydra_submitit_launcher's, which composes the run's config and carries it out
+
+    def __call__(self, *arguments: Any) -> Any:
+        returned = self.launcher(*arguments)
+        _ = returned.return_value
+        return returned
+
+    def checkpoint(self, *arguments: Any) -> DelayedSubmission:
+        """What submitit starts in a new job when the time of this one is over."""
+        return DelayedSubmission(self, *arguments)
+
+
+class Executor(SlurmExecutor):
+    """submitit's, which can make batch scripts where SLURM is not installed, too."""
+
+    def __init__(self, options: SlurmOptions, folder: Path) -> None:
+        super().__init__(folder, max_num_timeout=options.max_num_timeout, python=options.python)
+        self.update_parameters(**options.parameters())
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+    def batch_script(self, runs: int) -> str:
+        """What sbatch would get for `runs` runs."""
+        if runs > 1:
+            self.parameters["map_count"] = runs
+        return self._make_submission_file_text(self._submitit_command_str, uid="")
+
+    def submit_runs(self, run: Run, arguments: Sequence[tuple[Any, ...]]) -> list[SlurmJob[Any]]:
+        """One job, or an array with a job for each of `arguments`."""
+        if shutil.which("sbatch") is None:
+            raise ValueError(
+                "launcher=slurm found no sbatch: start it on a machine of the cluster, or set launcher=local or dry_run=true"
+            )
+        if subprocess.run(["sacct", "--noheader"], capture_output=True, check=False).returncode != 0:
+            _log.warning(
+                "this cluster keeps no accounts (sacct fails): a job that is killed will be waited for for ever"
+            )
+        try:
+            jobs: list[Any] = self.map_array(run, *zip(*arguments, strict=True))
+        except FailedJobError as error:
+            raise ValueError(
+                f"SLURM took no job: {' '.join(str(error).split())}; change the keys under slurm"
+            ) from error
+        return jobs
+
+
+def wait_for(jobs: Mapping[str, SlurmJob[Any]]) -> dict[str, str]:
+    """Tell when each of the named jobs ends, until all have; returns why for those that failed."""
+    waiting, failures = dict(jobs), {}
+    while waiting:
+        for name, job in list(waiting.items()):
+            if job.done():
+                del waiting[name]
+                if reason := why_failed(job):
+                    failures[name] = reason
+                _log.info("%s: %s (job %s, %d to go)", name, "failed" if reason else "done", job.job_id, len(waiting))
+        time.sleep(bool(waiting))
+    return failures
+
+
+def why_failed(job: SlurmJob[Any]) -> str | None:
+    """The end of the trace and the log that holds all of it, or what SLURM says; None for a job that did its work."""
+    tasks = [job.task(rank) for rank in range(job.num_tasks)]
+    # A file system may show the file a little later; where SLURM ended the job it will never come.
+    ended = [task for task in tasks if task.paths.result_pickle.exists() or job.state == "COMPLETED"]
+    for task in ended:
+        outcome, trace = task._get_outcome_and_result()
+        if outcome == "error":
+            return "\n".join([*trace.strip().splitlines()[-_SHOWN_LINES:], f"log: {task.paths.stderr}"])
+    if len(ended) < len(tasks):
+        return f"SLURM says {job.state}\nlog: {job.task(0).paths.stderr}"
+    return None
