@@ -28,7 +28,7 @@ class SlurmLauncher(Launcher):
         from speech_exp.launching.options import read_options
 
         self.config, self.callbacks = config, hydra_context.callbacks
-        node = OmegaConf.to_container(config.slurm, resolve=True)
+        node: Any = OmegaConf.to_container(config.slurm, resolve=True)
         try:
             from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as OneRun
 
@@ -64,9 +64,14 @@ class SlurmLauncher(Launcher):
         from speech_exp.folder_names import sweep_subdir
         from speech_exp.launching.jobs import wait_for
 
-        jobs = dict(zip((sweep_subdir(one[0]) for one in arguments), self.executor.submit_runs(self.run, arguments)))
+        jobs = self.executor.submit_runs(
+            self.run, {sweep_subdir(overrides): (overrides, *rest) for overrides, *rest in arguments}
+        )
         number = next(iter(jobs.values())).job_id.partition("_")[0]
-        print(f"submitted as job {number}, runs: {len(jobs)}; this waits for them, and `scancel {number}` ends them")
+        print(
+            f"submitted as job {number}, runs: {len(jobs)}; this waits for them, and `scancel {number}` ends them",
+            flush=True,
+        )
         try:
             failures = wait_for(jobs)
         except KeyboardInterrupt:

@@ -18,6 +18,7 @@ LAYERS = [
     "actions",
     "experiment",
     "command_line",
+    "launching",
 ]
 BASE = -1  # modules beside the layers that anyone may use
 MODULES = sorted(PACKAGE.rglob("*.py"))

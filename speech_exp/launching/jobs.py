@@ -6,7 +6,7 @@ import logging
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,23 +53,20 @@ class Executor(SlurmExecutor):
             self.parameters["map_count"] = runs
         return self._make_submission_file_text(self._submitit_command_str, uid="")
 
-    def submit_runs(self, run: Run, arguments: Sequence[tuple[Any, ...]]) -> list[SlurmJob[Any]]:
-        """One job, or an array with a job for each of `arguments`."""
+    def submit_runs(self, run: Run, arguments: Mapping[str, tuple[Any, ...]]) -> dict[str, SlurmJob[Any]]:
+        """One job, or an array of them: one for the arguments of each named run."""
         if shutil.which("sbatch") is None:
             raise ValueError(
                 "launcher=slurm found no sbatch: start it on a machine of the cluster, or set launcher=local or dry_run=true"
             )
         if subprocess.run(["sacct", "--noheader"], capture_output=True, check=False).returncode != 0:
-            _log.warning(
-                "this cluster keeps no accounts (sacct fails): a job that is killed will be waited for for ever"
-            )
+            _log.warning("this cluster keeps no accounts (sacct fails): a job that is killed is waited for without end")
         try:
-            jobs: list[Any] = self.map_array(run, *zip(*arguments, strict=True))
+            jobs: list[Any] = self.map_array(run, *zip(*arguments.values(), strict=True))
         except FailedJobError as error:
-            raise ValueError(
-                f"SLURM took no job: {' '.join(str(error).split())}; change the keys under slurm"
-            ) from error
-        return jobs
+            said = str(error).strip().splitlines()[-1]
+            raise ValueError(f"SLURM took no job ({said}): change the keys under slurm") from error
+        return dict(zip(arguments, jobs, strict=True))
 
 
 def wait_for(jobs: Mapping[str, SlurmJob[Any]]) -> dict[str, str]:

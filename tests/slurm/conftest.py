@@ -1,0 +1,100 @@
+"""A real SLURM cluster of one node, started for the tests of this folder and stopped after them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HERE = Path(__file__).parent
+RUN = HERE.parents[1] / "run.py"
+SMALL = ("dataset=digits_demo", "trainer=debug", "trainer.epoch_batches=2", "model.hidden_size=8", "trainer.device=cpu")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the tests; where CI is set they must run."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no SLURM cluster: {reason}")
+
+
+class Cluster:
+    """`environment` lets the programs of SLURM find the cluster of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "etc/slurm.conf"), "OMP_NUM_THREADS": "1"}
+
+    def ask(self, *command: str) -> list[list[str]]:
+        """Rows of a SLURM program's output, their fields separated by |."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+        )
+        return [line.split("|") for line in done.stdout.splitlines()]
+
+    def jobs(self) -> dict[str, str]:
+        """State of each job that waits or runs, by its number: `12_3` in an array."""
+        return {row[0]: row[1] for row in self.ask("squeue", "--noheader", "--array", "--format=%i|%T")}
+
+    def accounts(self, number: str) -> list[list[str]]:
+        """Number, state, start and end of each job under `number`."""
+        fields = "--format=JobID,State,Start,End"
+        return self.ask("sacct", "-j", number, "--allocations", "--noheader", "--parsable2", fields)
+
+    def wait_until(self, condition: Callable[[dict[str, str]], bool], limit_s: float = 120) -> dict[str, str]:
+        """The states of the jobs, once they meet `condition`."""
+        deadline = time.monotonic() + limit_s
+        while not condition(states := self.jobs()):
+            assert time.monotonic() < deadline, f"after {limit_s} s the jobs are {states}"
+            time.sleep(0.2)
+        return states
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        unavailable("it is started as root, on a machine with apt-get")
+    # Not pytest's own folder, which the daemons' users may not enter.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    log = folder / "start.log"
+    try:
+        with log.open("w") as output:  # no pipe: the daemons would hold it open
+            started = subprocess.run([HERE / "start_cluster.sh", folder], stdout=output, stderr=output, check=False)
+        if started.returncode != 0:
+            unavailable("start_cluster.sh failed: " + "; ".join(log.read_text().splitlines()[-3:]))
+        yield Cluster(folder)
+    finally:
+        if (folder / "etc/slurm.conf").exists():
+            subprocess.run([HERE / "stop_cluster.sh", folder], check=True)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(cluster: Cluster, cache: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts run.py launcher=slurm with small runs in `tmp_path`/sweep, from a folder outside the project."""
+    processes = []
+
+    def popen(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, RUN, *arguments, "launcher=slurm", "slurm.cpus_per_task=1", *SMALL]
+        command += [f"cache_dir={cache}", f"hydra.sweep.dir={tmp_path}/sweep"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=cluster.environment, text=True, **pipes))
+        return processes[-1]
+
+    yield popen
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    cluster.ask("scancel", "--user=root")
+    cluster.wait_until(lambda states: not states)

@@ -1,0 +1,119 @@
+"""launcher=slurm on a real cluster of one node: what becomes of the jobs, and what the submitter says and returns."""
+
+import json
+import re
+import signal
+from datetime import datetime
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def finish(process) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def number_of(out: str) -> str:
+    found = re.search(r"submitted as job (\d+)", out)
+    assert found, out
+    return found[1]
+
+
+def run_folders(sweep) -> dict[str, bool]:
+    """Whether each run has its results, by the first override in its folder's name."""
+    folders = [path for path in sweep.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return {path.name.partition(",")[0]: (path / "results.json").exists() for path in folders}
+
+
+def test_one_run_is_one_job_without_m(start, cluster, tmp_path):
+    status, out, err = finish(start())
+    assert status == 0, err
+    ((_, state, _, _),) = cluster.accounts(number_of(out))
+    assert state == "COMPLETED"
+    assert run_folders(tmp_path / "sweep") == {"dataset=digits_demo": True}
+    (run,) = (tmp_path / "sweep").glob("dataset=*")
+    assert "launcher" not in run.name
+    assert "slurm" not in run.name
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_sweep_is_an_array_of_which_few_run_at_a_time(start, cluster, tmp_path):
+    status, out, err = finish(start("-m", "seed=range(6)", "hydra.launcher.array_parallelism=2"))
+    assert status == 0, err
+    jobs = cluster.accounts(number_of(out))
+    assert sorted((number, state) for number, state, *_ in jobs) == [
+        (f"{number_of(out)}_{index}", "COMPLETED") for index in range(6)
+    ]
+    times = [(datetime.fromisoformat(began), datetime.fromisoformat(ended)) for _, _, began, ended in jobs]
+    assert max(sum(began <= moment < ended for began, ended in times) for moment, _ in times) == 2
+    assert run_folders(tmp_path / "sweep") == {f"seed={seed}": True for seed in range(6)}
+    results = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/results.json")]
+    assert sorted(result["seed"] for result in results) == list(range(6))
+    assert "6 runs in 1 group" in out
+
+
+def test_a_failing_run_is_named_with_its_trace_and_the_others_end_well(start, cluster, tmp_path):
+    status, out, err = finish(start("-m", "trainer.lr=0.005,-1,0.006", "slurm.array_parallelism=2"))
+    assert status == 1
+    assert "error: 1 of 3 runs failed" in err
+    named = err.partition("runs failed")[2]
+    assert "trainer.lr=-1" in named.splitlines()[1]
+    assert "UserError: error: trainer.lr=-1: expected a number above 0, change trainer.lr" in named
+    assert "lr=0.005" not in named
+    states = {number.partition("_")[2]: state for number, state, *_ in cluster.accounts(number_of(out))}
+    assert states == {"0": "COMPLETED", "1": "FAILED", "2": "COMPLETED"}
+    done = {"trainer.lr=0.005": True, "trainer.lr=-1": False, "trainer.lr=0.006": True}
+    assert run_folders(tmp_path / "sweep") == done
+    (log,) = (tmp_path / "sweep").glob("trainer.lr=-1,*/run.log")
+    assert "Traceback" in log.read_text()
+    assert "2 runs in " in out  # the comparison
+
+
+def test_a_cancelled_job_is_told_from_the_others(start, cluster, tmp_path):
+    process = start("-m", "trainer.epochs=1,100000", "slurm.array_parallelism=2")
+    states = cluster.wait_until(lambda states: any(s == "RUNNING" and n.endswith("_1") for n, s in states.items()))
+    (long,) = [number for number in states if number.endswith("_1")]
+    cluster.ask("scancel", long)
+    status, _, err = finish(process)
+    assert status == 1
+    assert "error: 1 of 2 runs failed" in err
+    named = err.partition("runs failed")[2]
+    assert "trainer.epochs=100000" in named
+    assert "SLURM says CANCELLED" in named
+    assert run_folders(tmp_path / "sweep") == {"trainer.epochs=1": True, "trainer.epochs=100000": False}
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("slurm.partition=nowhere", "Invalid partition name specified"),
+        ("slurm.nodes=3", "Node count specification invalid"),
+        ("slurm.gpus_per_node=3", "Requested node configuration is not available"),
+    ],
+)
+def test_what_the_cluster_has_not_is_one_error_at_once(start, cluster, tmp_path, option, expected):
+    status, _, err = finish(start(option))
+    assert status == 1
+    assert re.search(rf"error: SLURM took no job \(.*{expected}\): change the keys under slurm", err), err
+    assert "Traceback" not in err
+    assert cluster.jobs() == {}
+    assert run_folders(tmp_path / "sweep") == {}
+
+
+def test_ctrl_c_stops_waiting_and_leaves_the_job(start, cluster):
+    process = start("trainer.epochs=100000")
+    cluster.wait_until(lambda states: "RUNNING" in states.values())
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process)
+    assert status == 130
+    assert f"the runs go on, and `scancel {number_of(out)}` ends them" in err
+    assert cluster.jobs()[number_of(out)] == "RUNNING"
+
+
+def test_dry_run_submits_nothing(start, cluster):
+    status, out, err = finish(start("dry_run=true"))
+    assert status == 0, err
+    assert out.startswith("#!/bin/bash\n")
+    assert cluster.jobs() == {}
