@@ -1,0 +1,155 @@
+"""From the keys under `slurm` to the batch script that sbatch would get; no cluster is needed."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from composition import composing
+from hydra.types import RunMode
+
+from hydra_plugins.speech_exp_slurm import SlurmLauncher
+from speech_exp.command_line import UserError
+from speech_exp.launching.jobs import Executor
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as composed:
+        yield composed
+
+
+@pytest.fixture
+def executor(compose, tmp_path):
+    """Of the launcher that overrides give."""
+
+    def make(*overrides: str) -> Executor:
+        config = compose("launcher=slurm", f"hydra.sweep.dir={tmp_path}", *overrides)
+        launcher = SlurmLauncher(config.hydra.launcher.array_parallelism)
+        launcher.setup(hydra_context=SimpleNamespace(callbacks=None), task_function=print, config=config)
+        return launcher.executor
+
+    return make
+
+
+def options_of(script: str) -> dict[str, str]:
+    lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+    return {name: value for name, _, value in (shlex.split(line)[0].partition("=") for line in lines)}
+
+
+def test_it_submits_without_m(compose):
+    assert compose("launcher=slurm").hydra.mode == RunMode.MULTIRUN
+    assert compose().hydra.mode is None
+
+
+def test_plain_keys_become_options_of_sbatch(executor, tmp_path):
+    keys = ["slurm.partition=gpu", "slurm.account=speech", "slurm.qos=high", "slurm.nodes=2", "slurm.gpus_per_node=4"]
+    keys += ["slurm.cpus_per_task=8", "slurm.memory_gb=1.5", "slurm.time_min=90", "slurm.exclusive=true"]
+    keys += ["slurm.signal_delay_s=300", "slurm.sbatch=['--constraint=a100','--contiguous']"]
+    options = options_of(executor(*keys).batch_script(runs=1))
+    expected = {"partition": "gpu", "account": "speech", "qos": "high", "nodes": "2", "gpus-per-node": "4"}
+    expected |= {"cpus-per-task": "8", "mem": "1536M", "time": "90", "exclusive": "", "signal": "USR2@300"}
+    expected |= {"constraint": "a100", "contiguous": "", "requeue": "", "ntasks-per-node": "4"}
+    assert expected.items() <= options.items()
+    assert "array" not in options
+    assert options["output"] == f"{tmp_path}/.submitit/%j/%j_0_log.out"
+
+
+def test_what_nobody_asked_for_is_left_to_the_cluster(executor):
+    options = options_of(executor().batch_script(runs=1))
+    assert {"partition", "account", "qos", "gpus-per-node", "mem", "exclusive"}.isdisjoint(options)
+
+
+@pytest.mark.parametrize(
+    ("keys", "tasks"),
+    [([], "1"), (["slurm.gpus_per_node=8"], "8"), (["slurm.gpus_per_node=8", "slurm.tasks_per_node=2"], "2")],
+)
+def test_one_task_for_each_gpu_where_the_user_says_nothing(executor, keys, tasks):
+    assert options_of(executor(*keys).batch_script(runs=1))["ntasks-per-node"] == tasks
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([], "0-5%6"),
+        (["slurm.array_parallelism=2"], "0-5%2"),
+        (["slurm.array_parallelism=2", "hydra.launcher.array_parallelism=3"], "0-5%3"),
+    ],
+)
+def test_a_sweep_is_an_array(executor, keys, expected):
+    assert options_of(executor(*keys).batch_script(runs=6))["array"] == expected
+
+
+def test_the_run_is_set_up_by_shell_lines_that_bash_understands(executor, tmp_path):
+    made = executor(
+        "slurm.setup=['export SEEN=$HOME']",
+        "+slurm.environment.NCCL_SOCKET_IFNAME=ib0",
+        "slurm.environment.NCCL_DEBUG=INFO",
+        "slurm.python='apptainer exec --nv speech.sif python3'",
+        "slurm.srun=['--container-image=a b']",
+    )
+    script = made.batch_script(runs=1)
+    command = next(line for line in script.splitlines() if line.startswith("srun "))
+    assert "'--container-image=a b' apptainer exec --nv speech.sif python3 -u -m submitit" in command
+    assert "--kill-on-bad-exit=1" in command
+    shown = script.replace(command, 'echo "$SEEN|$NCCL_SOCKET_IFNAME|$NCCL_DEBUG|$OMP_NUM_THREADS|$PYTHONPATH"')
+    environment = {"HOME": "/home/me", "SLURM_CPUS_PER_TASK": "3", "PYTHONPATH": "/mine", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-e"], input=shown, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"/home/me|ib0|INFO|3|{PROJECT}:/mine\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("slurm.nodes=two", "slurm.nodes=two: expected a whole number, change slurm.nodes"),
+        ("slurm.nodes=0", "slurm.nodes=0: expected more than 0, change slurm.nodes"),
+        ("slurm.tasks_per_node=0", "slurm.tasks_per_node=0: expected more than 0"),
+        ("slurm.memory_gb=-1", "slurm.memory_gb=-1: expected more than 0"),
+        ("slurm.time_min=1h", "slurm.time_min=1h: expected a whole number"),
+        ("hydra.launcher.array_parallelism=0", "slurm.array_parallelism=0: expected more than 0"),
+        ("slurm.gpus_per_node=-1", "slurm.gpus_per_node=-1: expected at least 0"),
+        ("slurm.sbatch=[exclusive]", "'exclusive' under slurm.sbatch or slurm.srun: expected an option like"),
+        ("slurm.setup=module load cuda", "slurm.setup=module load cuda: expected a list, each item a text"),
+        ("+slurm.memory=3", "slurm.memory is unknown to"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_naming_the_key(executor, key, expected):
+    with pytest.raises(UserError, match=f"error: {expected}"):
+        executor(key)
+
+
+@pytest.mark.parametrize("package", ["submitit", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"])
+def test_without_the_packages_the_error_names_the_extra(executor, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "speech_exp.launching.jobs")
+    with pytest.raises(UserError, match=r"error: launcher=slurm needs pip install 'speech_exp\[slurm\]'"):
+        executor()
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """run.py where no program of SLURM is to be found."""
+    command = [sys.executable, PROJECT / "run.py", *arguments, "launcher=slurm", "dataset=digits_demo"]
+    nowhere = {**os.environ, "PATH": str(cwd)}
+    return subprocess.run(command, cwd=cwd, env=nowhere, capture_output=True, text=True, check=False)
+
+
+def test_dry_run_prints_the_batch_script_on_any_machine(tmp_path):
+    done = run("-m", "model=gru,lstm", "dry_run=true", "slurm.partition=gpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/bin/bash\n")
+    assert "#SBATCH --array=0-1%2" in done.stdout
+    assert "#SBATCH --partition=gpu" in done.stdout
+    assert "dry_run=true: nothing was submitted" in done.stderr
+    assert not list(tmp_path.rglob(".submitit"))
+
+
+def test_without_slurm_the_error_says_where_to_start(tmp_path):
+    done = run(cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: launcher=slurm found no sbatch: start it on a machine of the cluster" in done.stderr
+    assert "Traceback" not in done.stderr
