@@ -64,9 +64,13 @@ class SlurmLauncher(Launcher):
         from speech_exp.folder_names import sweep_subdir
         from speech_exp.launching.jobs import wait_for
 
-        jobs = self.executor.submit_runs(
-            self.run, {sweep_subdir(overrides): (overrides, *rest) for overrides, *rest in arguments}
-        )
+        runs = {sweep_subdir(overrides): (overrides, *rest) for overrides, *rest in arguments}
+        if len(runs) < len(arguments):
+            raise ValueError(
+                f"{len(arguments)} runs would share {len(runs)} folders: sweep over keys that change a result, not over "
+                "launcher, slurm or places"
+            )
+        jobs = self.executor.submit_runs(self.run, runs)
         number = next(iter(jobs.values())).job_id.partition("_")[0]
         print(
             f"submitted as job {number}, runs: {len(jobs)}; this waits for them, and `scancel {number}` ends them",
@@ -78,7 +82,8 @@ class SlurmLauncher(Launcher):
             print(f"no longer waiting; the runs go on, and `scancel {number}` ends them", file=sys.stderr)
             raise SystemExit(130) from None
         if failures:
-            self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
+            if len(failures) < len(jobs):  # Hydra leaves this out after an error, but the others can be compared
+                self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
             reasons = "".join(f"\n{name}\n{indent(reason, '  ')}" for name, reason in failures.items())
             raise ValueError(f"{len(failures)} of {len(jobs)} runs failed{reasons}")
         return [job.results()[0] for job in jobs.values()]

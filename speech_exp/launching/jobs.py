@@ -13,11 +13,15 @@ from typing import Any
 
 from submitit import SlurmExecutor, SlurmJob
 from submitit.core.utils import DelayedSubmission, FailedJobError
+from submitit.slurm.slurm import SlurmInfoWatcher
 
 from speech_exp.launching.options import SlurmOptions
 
 _log = logging.getLogger(__name__)
 _SHOWN_LINES = 3  # of a trace: the place and the error
+
+# Only SLURM's accounts tell of a job that was killed; submitit's own watcher comes to ask once in 10 minutes.
+SlurmJob.watcher = SlurmInfoWatcher(delay_s=60)
 
 
 @dataclass

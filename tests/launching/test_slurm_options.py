@@ -153,3 +153,9 @@ def test_without_slurm_the_error_says_where_to_start(tmp_path):
     assert done.returncode == 1
     assert "error: launcher=slurm found no sbatch: start it on a machine of the cluster" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path):
+    done = run("-m", "slurm.nodes=1,2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: 2 runs would share 1 folders: sweep over keys that change a result" in done.stderr

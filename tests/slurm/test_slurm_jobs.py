@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import time
 from datetime import datetime
 
 import pytest
@@ -73,8 +74,12 @@ def test_a_failing_run_is_named_with_its_trace_and_the_others_end_well(start, cl
 
 def test_a_cancelled_job_is_told_from_the_others(start, cluster, tmp_path):
     process = start("-m", "trainer.epochs=1,100000", "slurm.array_parallelism=2")
-    states = cluster.wait_until(lambda states: any(s == "RUNNING" and n.endswith("_1") for n, s in states.items()))
-    (long,) = [number for number in states if number.endswith("_1")]
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("sweep/trainer.epochs=100000,*/history.csv")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (long,) = [number for number in cluster.jobs() if number.endswith("_1")]
     cluster.ask("scancel", long)
     status, _, err = finish(process)
     assert status == 1
