@@ -82,8 +82,8 @@ class SlurmLauncher(Launcher):
             print(f"no longer waiting; the runs go on, and `scancel {number}` ends them", file=sys.stderr)
             raise SystemExit(130) from None
         if failures:
-            if len(failures) < len(jobs):  # Hydra leaves this out after an error, but the others can be compared
-                self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
+            # Hydra leaves this out after an error, but the others can be compared.
+            self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
             reasons = "".join(f"\n{name}\n{indent(reason, '  ')}" for name, reason in failures.items())
             raise ValueError(f"{len(failures)} of {len(jobs)} runs failed{reasons}")
         return [job.results()[0] for job in jobs.values()]

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor, SlurmJob
-from submitit.core.utils import DelayedSubmission, FailedJobError
+from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from speech_exp.launching.options import SlurmOptions
@@ -63,7 +64,7 @@ class Executor(SlurmExecutor):
             raise ValueError(
                 "launcher=slurm found no sbatch: start it on a machine of the cluster, or set launcher=local or dry_run=true"
             )
-        if subprocess.run(["sacct", "--noheader"], capture_output=True, check=False).returncode != 0:
+        if subprocess.run(["sacct", "--jobs=1"], capture_output=True, check=False).returncode != 0:
             _log.warning("this cluster keeps no accounts (sacct fails): a job that is killed is waited for without end")
         try:
             jobs: list[Any] = self.map_array(run, *zip(*arguments.values(), strict=True))
@@ -89,13 +90,15 @@ def wait_for(jobs: Mapping[str, SlurmJob[Any]]) -> dict[str, str]:
 
 def why_failed(job: SlurmJob[Any]) -> str | None:
     """The end of the trace and the log that holds all of it, or what SLURM says; None for a job that did its work."""
-    tasks = [job.task(rank) for rank in range(job.num_tasks)]
-    # A file system may show the file a little later; where SLURM ended the job it will never come.
-    ended = [task for task in tasks if task.paths.result_pickle.exists() or job.state == "COMPLETED"]
-    for task in ended:
-        outcome, trace = task._get_outcome_and_result()
+    outcomes = []
+    for task in map(job.task, range(job.num_tasks)):
+        # A file system may show the file a little later; where SLURM ended the job it will never come.
+        if task.paths.result_pickle.exists() or job.state == "COMPLETED":
+            with suppress(UncompletedJobError):
+                outcomes.append((task, *task._get_outcome_and_result()))
+    for task, outcome, trace in outcomes:
         if outcome == "error":
             return "\n".join([*trace.strip().splitlines()[-_SHOWN_LINES:], f"log: {task.paths.stderr}"])
-    if len(ended) < len(tasks):
+    if len(outcomes) < job.num_tasks:
         return f"SLURM says {job.state}\nlog: {job.task(0).paths.stderr}"
     return None

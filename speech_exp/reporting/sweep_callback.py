@@ -22,7 +22,10 @@ class CompareSweep(Callback):
         try:
             from speech_exp.reporting.comparison import compare, find_runs
 
-            comparison = compare(find_runs(folder), folder)
+            runs = find_runs(folder)
+            if sum(run.results is not None for run in runs) < 2:
+                return  # nothing to compare: launcher=slurm makes a sweep of a single run, too
+            comparison = compare(runs, folder)
             print(comparison.markdown.partition("\n![")[0])  # the first table; figures and details are in the file
             print(f"the whole comparison: {folder / 'comparison.md'}")
         except Exception:

@@ -42,9 +42,14 @@ class Cluster:
         return {row[0]: row[1] for row in self.ask("squeue", "--noheader", "--array", "--format=%i|%T")}
 
     def accounts(self, number: str) -> list[list[str]]:
-        """Number, state, start and end of each job under `number`."""
-        fields = "--format=JobID,State,Start,End"
-        return self.ask("sacct", "-j", number, "--allocations", "--noheader", "--parsable2", fields)
+        """Number, state, start and end of each job under `number`, once all have ended: a run's results come earlier."""
+        fields = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State,Start,End")
+        self.wait_until(lambda states: not any(one.partition("_")[0] == number for one in states))
+        deadline = time.monotonic() + 60  # the accounts follow a little later
+        while {"PENDING", "RUNNING"} & {row[1] for row in self.ask("sacct", "-j", number, *fields)}:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return self.ask("sacct", "-j", number, *fields)
 
     def wait_until(self, condition: Callable[[dict[str, str]], bool], limit_s: float = 120) -> dict[str, str]:
         """The states of the jobs, once they meet `condition`."""

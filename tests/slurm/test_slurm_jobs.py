@@ -38,6 +38,7 @@ def test_one_run_is_one_job_without_m(start, cluster, tmp_path):
     assert "launcher" not in run.name
     assert "slurm" not in run.name
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert "omparison" not in out + err  # of one run
 
 
 def test_a_sweep_is_an_array_of_which_few_run_at_a_time(start, cluster, tmp_path):
