@@ -12,6 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speech_exp.experiment import Experiment
 
+# Hydra finds launchers in packages of the name hydra_plugins, wherever they lie on the path.
+sys.path.append(str(Path(__file__).parent / "launching" / "plugins"))
+
 
 class UserError(CompactHydraException):
     """What the user can mend; Hydra prints it as one line and exits with status 1."""

@@ -25,6 +25,8 @@ class RecordSweep(Callback):
     """A sweep with a run that is not done ends with exit status 1, and says why and how to go on."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.dry_run:
+            return
         try:
             start_sweep(Path(config.hydra.sweep.dir), _jobs(config))
         except (ValueError, OSError, HydraException) as error:
@@ -43,11 +45,13 @@ class RecordSweep(Callback):
         # Not `return_value`, which would raise the error.
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         outcome = finish_job(folder, error)
-        if error is not None:
+        if error is not None and "slurm" not in config:  # there the job itself must fail, and the launcher tells why
             _log.error("%s failed: %s", folder.name, outcome["error"])
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.dry_run:
+            return
         folder = Path(config.hydra.sweep.dir)
         try:
             finish_sweep(folder)

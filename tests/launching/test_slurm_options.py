@@ -1,5 +1,6 @@
 """From the keys under `slurm` to the batch script that sbatch would get; no cluster is needed."""
 
+import importlib
 import os
 import shlex
 import subprocess
@@ -11,11 +12,11 @@ import pytest
 from composition import composing
 from hydra.types import RunMode
 
-from hydra_plugins.speech_exp_slurm import SlurmLauncher
-from speech_exp.command_line import UserError
+from speech_exp.command_line import UserError  # this module shows the plugin to Python
 from speech_exp.launching.jobs import Executor
 
 PROJECT = Path(__file__).parents[2]
+SlurmLauncher = importlib.import_module("hydra_plugins.speech_exp_slurm").SlurmLauncher
 
 
 @pytest.fixture(scope="module")
@@ -158,4 +159,4 @@ def test_without_slurm_the_error_says_where_to_start(tmp_path):
 def test_runs_that_would_share_a_folder_are_refused(tmp_path):
     done = run("-m", "slurm.nodes=1,2", cwd=tmp_path)
     assert done.returncode == 1
-    assert "error: 2 runs would share 1 folders: sweep over keys that change a result" in done.stderr
+    assert "error: jobs 0 and 1 of the sweep would share the folder" in done.stderr

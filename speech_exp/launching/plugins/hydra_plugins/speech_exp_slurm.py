@@ -1,5 +1,5 @@
-"""Hydra's launcher for launcher=slurm. It stands here because Hydra takes launchers from `hydra_plugins` only, and
-imports little, because Hydra reads this file in every start.
+"""Hydra's launcher for launcher=slurm. It stands here because Hydra takes launchers from packages named `hydra_plugins`
+alone (`speech_exp.command_line` shows it this one), and imports little, because Hydra reads this file in every start.
 """
 
 from __future__ import annotations
@@ -65,11 +65,6 @@ class SlurmLauncher(Launcher):
         from speech_exp.launching.jobs import wait_for
 
         runs = {sweep_subdir(overrides): (overrides, *rest) for overrides, *rest in arguments}
-        if len(runs) < len(arguments):
-            raise ValueError(
-                f"{len(arguments)} runs would share {len(runs)} folders: sweep over keys that change a result, not over "
-                "launcher, slurm or places"
-            )
         jobs = self.executor.submit_runs(self.run, runs)
         number = next(iter(jobs.values())).job_id.partition("_")[0]
         print(
@@ -82,8 +77,9 @@ class SlurmLauncher(Launcher):
             print(f"no longer waiting; the runs go on, and `scancel {number}` ends them", file=sys.stderr)
             raise SystemExit(130) from None
         if failures:
-            # Hydra leaves this out after an error, but the others can be compared.
-            self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
             reasons = "".join(f"\n{name}\n{indent(reason, '  ')}" for name, reason in failures.items())
-            raise ValueError(f"{len(failures)} of {len(jobs)} runs failed{reasons}")
+            print(f"error: {len(failures)} of {len(jobs)} runs failed{reasons}", file=sys.stderr, flush=True)
+            # Hydra leaves this out after an error, but the others can be compared, and those that lack be named.
+            self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
+            raise SystemExit(1)
         return [job.results()[0] for job in jobs.values()]
