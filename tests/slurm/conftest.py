@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from slurm_cluster import RUN, SMALL
 
 HERE = Path(__file__).parent
-RUN = HERE.parents[1] / "run.py"
-SMALL = ("dataset=digits_demo", "trainer=debug", "trainer.epoch_batches=2", "model.hidden_size=8", "trainer.device=cpu")
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -3,10 +3,13 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from datetime import datetime
 
 import pytest
+from slurm_cluster import RUN, SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -123,3 +126,32 @@ def test_dry_run_submits_nothing(start, cluster):
     assert status == 0, err
     assert out.startswith("#!/bin/bash\n")
     assert cluster.jobs() == {}
+
+
+@pytest.mark.parametrize("disturbance", ["scontrol requeue", "scancel --signal=USR2"])
+def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
+    """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
+    again. Both times the job starts anew in its folder and takes the training up."""
+    long = ("trainer.epochs=60", "trainer.checkpoint_every_s=0.2", "seed=3")
+    process = start(*long)
+    sweep, deadline = tmp_path / "sweep", time.monotonic() + 120
+    while not list(sweep.glob("*/checkpoints/checkpoint_epoch_5*.pt")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (number,) = cluster.jobs()
+    cluster.ask(*disturbance.split(), number)
+    status, _, err = finish(process)
+    assert status == 0, err
+    (disturbed,) = (path for path in sweep.iterdir() if (path / "results.json").exists())
+    assert json.loads((disturbed / "run.json").read_text())["goes_on"] is True
+
+    small = [*SMALL, *long, f"hydra.run.dir={tmp_path / 'whole'}"]
+    subprocess.run([sys.executable, RUN, *small], check=True, capture_output=True, env=cluster.environment)
+    for part in ("val", "test"):
+        found, expected = (
+            json.loads((folder / "results.json").read_text())["metrics"][part]
+            for folder in (disturbed, tmp_path / "whole")
+        )
+        assert found == expected
+    assert (disturbed / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
