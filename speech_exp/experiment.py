@@ -42,7 +42,8 @@ _OWN_KEYS = ("checkpoint", "audio", "streaming", "part")  # of the actions that 
 _NOT_IN_HASH = (
     *_LOCATION_KEYS[:-1],
     *("dataset.password", "dataset.host", "dry_run", "resume", "action", "study", "slurm"),
-    *("trainer.tensorboard", "trainer.mlflow", "trainer.wandb", "trainer.checkpoint_every_s", "trainer.keep"),
+    *("trainer.tensorboard", "trainer.mlflow", "trainer.wandb", "trainer.checkpoint_every_s"),
+    *("trainer.watchdog_s", "trainer.keep"),
 )
 
 

@@ -67,6 +67,7 @@ def fit(folder, task, model, seed=0, **changes):
         "mlflow": None,
         "wandb": None,
         "checkpoint_every_s": None,
+        "watchdog_s": None,
         "keep": 1,
     }
     loop = Trainer(**(settings | changes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from speech_exp.features.augment import SpecAugment
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
 from speech_exp.tasks.task import Phase, Task
-from speech_exp.training.monitor import DeviceMonitor
+from speech_exp.training.monitor import DeviceMonitor, Watchdog
 from speech_exp.training.optimization import Optimization, Schedule
 from speech_exp.training.runtime import Runtime, compiled
 from speech_exp.training.signals import StopSignals
@@ -55,6 +55,7 @@ class FitSettings:
     patience: int | None
     compile: bool
     checkpoint_every_s: float | None
+    watchdog_s: float | None
     runtime: Runtime
 
 
@@ -86,11 +87,12 @@ class Fitting:
         self.optimization: Optimization | None = None  # of the phase in progress
         self.started_s = self.saved_s = time.perf_counter()
         self.signals, self.monitor = StopSignals(), DeviceMonitor(settings.runtime.device)
+        self.watchdog = Watchdog(settings.watchdog_s)
 
     def run(self) -> Fit:
         phases = self.task.phases(self.settings.epochs)
         first = self.saved["state"]["phase"] if self.saved else 0
-        with self.signals, progress("train (epochs)", sum(len(phase.epochs) for phase in phases)) as bar:
+        with self.signals, self.watchdog, progress("train (epochs)", sum(len(phase.epochs) for phase in phases)) as bar:
             for number in range(first, len(phases)):
                 self._phase(number, phases[number], bar)
         state = self.state
@@ -136,8 +138,9 @@ class Fitting:
         before_s, started_s = state.epoch_s, time.perf_counter()
         limit = self.settings.epoch_batches
         batches = self.train.shuffled(self.settings.training_batch, self.order, state.batches)
-        for batch in islice(batches, None if limit is None else limit - state.batches):
-            state.add(self._step(batch, optimization), self.objective.weight(batch), len(batch.ids))
+        for batch in self._watched(islice(batches, None if limit is None else limit - state.batches)):
+            loss = self._step(batch, optimization)
+            state.add(loss, self.objective.weight(batch), len(batch.ids), optimization.gradient_norm)
             self.task.after_step(self.network, optimization.steps_done, optimization.steps)
             state.epoch_s = before_s + time.perf_counter() - started_s
             self._save_within_epoch()
@@ -145,6 +148,17 @@ class Fitting:
         state.utterances += state.heard
         state.train_s += state.epoch_s
         return state.loss_sum / max(1, state.weight_sum)
+
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; the time that each is waited for is noted, and a step that stalls is reported."""
+        while True:
+            self.watchdog.step()
+            asked_s = time.perf_counter()
+            batch = next(batches, None)
+            self.state.wait_s += time.perf_counter() - asked_s
+            if batch is None:
+                return
+            yield batch
 
     def _step(self, batch: Batch, optimization: Optimization) -> float:
         """The loss of one step on a whole batch, whose parts are weighed so that their number does not matter."""
@@ -185,6 +199,8 @@ class Fitting:
             "lr": lr,
             "seconds": time.perf_counter() - started_s,
             "utterances_per_s": state.heard / state.epoch_s if state.epoch_s else 0.0,
+            "gradient_norm": float(state.gradient_norm_sum) / max(1, state.batches),
+            "data_wait_ms": 1000 * state.wait_s / max(1, state.batches),
             **self.monitor.epoch_values(),
         }
         return row | {"phase": stage} if (stage := self.task.stage(epoch)) else row

@@ -1,7 +1,8 @@
-"""What training takes of the device: peak memory, and how busy a GPU is."""
+"""What training takes of the device, and whether it goes on: peak memory, how busy a GPU is, steps that stall."""
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import sys
 import threading
@@ -9,6 +10,7 @@ import weakref
 
 import torch
 
+_STANDARD_ERROR = 2  # its file descriptor
 SAMPLE_S = 1.0  # the driver itself averages over up to a second
 
 
@@ -75,3 +77,25 @@ def _resident_peak() -> dict[str, float]:
 
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return {"memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e9}
+
+
+class Watchdog:
+    """Reports a step that stalls: what each thread of this process was doing goes to standard error, once a step.
+
+    Args:
+        limit_s: time between two steps that is too long; None never reports.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s = limit_s
+
+    def __enter__(self) -> Watchdog:
+        return self
+
+    def step(self) -> None:
+        """A step begins, so the one before is over."""
+        if self.limit_s is not None:
+            faulthandler.dump_traceback_later(self.limit_s, file=_STANDARD_ERROR)
+
+    def __exit__(self, *error: object) -> None:
+        faulthandler.cancel_dump_traceback_later()

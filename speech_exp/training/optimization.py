@@ -45,6 +45,7 @@ class Optimization:
         self.optimizer = _adamw(network, lr, weight_decay)
         self.scheduler = _scheduler(self.optimizer, schedule, lr, steps, warmup_share)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
+        self.gradient_norm = torch.zeros(())  # of the last step, before it was clipped, on the device
 
     @property
     def steps_done(self) -> int:
@@ -72,7 +73,7 @@ class Optimization:
             self._refuse(value, [identifier for part, _ in parts for identifier in part.ids])
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()

@@ -38,6 +38,8 @@ class FitState:
         stopped: whether this phase ended early.
         epoch: last epoch that is complete.
         batches: batches done of the epoch after it, with the sums over them and the learning rate that it began with.
+        gradient_norm_sum: a tensor on the device while training goes on, so that no step waits for it.
+        wait_s: time that the steps waited for their batches.
         utterances, train_s: heard in all complete epochs, and the time spent on them.
         fit_s: time spent before this process.
     """
@@ -51,6 +53,8 @@ class FitState:
     loss_sum: float = 0.0
     weight_sum: int = 0
     heard: int = 0
+    gradient_norm_sum: float | torch.Tensor = 0.0
+    wait_s: float = 0.0
     epoch_s: float = 0.0
     utterances: int = 0
     train_s: float = 0.0
@@ -63,11 +67,13 @@ class FitState:
         self.phase_start = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def begin_epoch(self, lr: float) -> None:
-        self.batches, self.lr, self.loss_sum, self.weight_sum, self.heard, self.epoch_s = 0, lr, 0.0, 0, 0, 0.0
+        self.batches, self.lr, self.loss_sum, self.weight_sum, self.heard = 0, lr, 0.0, 0, 0
+        self.gradient_norm_sum, self.wait_s, self.epoch_s = 0.0, 0.0, 0.0
 
-    def add(self, loss: float, weight: int, utterances: int) -> None:
+    def add(self, loss: float, weight: int, utterances: int, gradient_norm: torch.Tensor) -> None:
         """One more batch."""
         self.batches += 1
+        self.gradient_norm_sum = self.gradient_norm_sum + gradient_norm
         self.loss_sum += weight * loss
         self.weight_sum += weight
         self.heard += utterances
@@ -79,6 +85,7 @@ class FitState:
     def content(self) -> dict[str, Any]:
         """In plain values and tensors."""
         plain = {name: value for name, value in vars(self).items() if name != "best"}
+        plain["gradient_norm_sum"] = float(self.gradient_norm_sum)
         best = self.best
         if best is None:
             return {**plain, "best": None}

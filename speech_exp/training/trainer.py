@@ -31,6 +31,7 @@ class Trainer:
         mlflow: also tell the MLflow server of this tracking URI.
         wandb: also tell this project of Weights & Biases.
         checkpoint_every_s: after so long the training state is saved within an epoch, too; None: after epochs alone.
+        watchdog_s: a step that takes longer is reported with the stack of each thread; None: never.
         keep: training states that are kept.
     """
 
@@ -56,6 +57,7 @@ class Trainer:
         mlflow: str | None,
         wandb: str | None,
         checkpoint_every_s: float | None,
+        watchdog_s: float | None,
         keep: int,
     ) -> None:
         counts = {"epochs": epochs, "batch_size": batch_size, "epoch_batches": epoch_batches, "accumulate": accumulate}
@@ -63,7 +65,7 @@ class Trainer:
             if value is not None and value < 1:
                 raise ValueError(f"trainer.{key}={value}: expected at least 1, change trainer.{key}")
         amounts = {"lr": lr, "clip_norm": clip_norm, "batch_seconds": batch_seconds}
-        for key, positive in {**amounts, "checkpoint_every_s": checkpoint_every_s}.items():
+        for key, positive in {**amounts, "checkpoint_every_s": checkpoint_every_s, "watchdog_s": watchdog_s}.items():
             if positive is not None and not positive > 0:
                 raise ValueError(f"trainer.{key}={positive}: expected a number above 0, change trainer.{key}")
         if not 0 <= warmup_share < 1:
@@ -88,6 +90,7 @@ class Trainer:
             patience,
             compile,
             checkpoint_every_s,
+            watchdog_s,
             self.runtime,
         )
 

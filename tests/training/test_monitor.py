@@ -2,6 +2,8 @@
 
 import gc
 import math
+import subprocess
+import sys
 import threading
 import time
 
@@ -105,3 +107,28 @@ def test_the_memory_of_a_cpu_is_the_peak_of_the_process():
     del filled
     assert watched.epoch_values()["memory_gb"] >= grown_gb
     assert 0.05 < before_gb <= grown_gb < 50
+
+
+def test_a_step_that_stalls_is_reported_with_what_it_was_doing():
+    """In a process of its own, whose standard error is read."""
+    script = """
+import time
+from speech_exp.training.monitor import Watchdog
+
+def stalled_step():
+    time.sleep(1.0)
+
+with Watchdog(0.2) as watchdog:
+    for _ in range(3):
+        watchdog.step()
+        time.sleep(0.05)
+    print("fast steps are over", file=__import__("sys").stderr, flush=True)
+    watchdog.step()
+    stalled_step()
+time.sleep(0.4)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, _, after = done.stderr.partition("fast steps are over")
+    assert "stalled_step" not in before
+    assert after.count("in stalled_step") == 1
+    assert "Timeout (0:00:00.2" in after

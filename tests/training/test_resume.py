@@ -74,6 +74,7 @@ def fit(files, make_task, model="gru", seed=0, **changes):
         "mlflow": None,
         "wandb": None,
         "checkpoint_every_s": 1e-9,
+        "watchdog_s": None,
         "keep": 1,
     }
     loop = Trainer(**(settings | changes))
@@ -100,7 +101,7 @@ def weights(network):
 
 def told(found):
     """All but times and memory."""
-    varying = ("seconds", "utterances_per_s", "memory_gb")
+    varying = ("seconds", "utterances_per_s", "memory_gb", "data_wait_ms")
     history = [{key: value for key, value in row.items() if key not in varying} for row in found.history]
     return found.best_epoch, found.best_metrics, found.epochs, history
 

@@ -57,6 +57,7 @@ def trainer(**changes) -> Trainer:
         "mlflow": None,
         "wandb": None,
         "checkpoint_every_s": None,
+        "watchdog_s": None,
         "keep": 1,
     }
     return Trainer(**(settings | changes))
@@ -80,7 +81,8 @@ def train(folder, seed=0, task=None, augment=None, dropout=0.2, **changes):
 
 def without_times(history):
     return [
-        {key: row[key] for key in row if key not in ("seconds", "utterances_per_s", "memory_gb")} for row in history
+        {key: row[key] for key in row if key not in ("seconds", "utterances_per_s", "memory_gb", "data_wait_ms")}
+        for row in history
     ]
 
 
