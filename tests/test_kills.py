@@ -48,8 +48,8 @@ def whole(tmp_path_factory):
     return folder
 
 
-def wait_for(condition, process):
-    deadline = time.monotonic() + 120
+def wait_for(condition, process, limit_s=120):
+    deadline = time.monotonic() + limit_s
     while not condition():
         assert process.poll() is None, "the run ended before the moment to kill it"
         assert time.monotonic() < deadline
@@ -110,3 +110,63 @@ def test_a_run_goes_on_from_another_folder_and_refuses_another_config(whole, tmp
     assert "is of another run (trainer.lr=0.006 there and 0.1 here)" in printed
     finish(elsewhere, f"resume={tmp_path / 'run'}")
     assert found(whole)[:3] == found(elsewhere)[:3]
+
+
+def sweep_command(folder):
+    swept = ["model=gru,lstm,lmu", "task=A,B1,C", "seed=0,1,2,3", "trainer.epochs=2", "trainer.epoch_batches=2"]
+    return [
+        *COMMAND[:2],
+        "-m",
+        *COMMAND[2:-1],
+        *swept,
+        f"hydra.sweep.dir={folder / 'sweep'}",
+        f"cache_dir={folder / 'cache'}",
+    ]
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
+    def finished():
+        """When the results of each finished run were written; a run that is killed while it draws is not finished."""
+        runs = {path.parent: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/run.json")}
+        done = [folder for folder, run in runs.items() if run["status"] == "finished"]
+        return {folder.name: (folder / "results.json").stat().st_mtime_ns for folder in done}
+
+    known = {}
+    for least, more in ((8, []), (20, ["resume=true"])):
+        process = subprocess.Popen(
+            [*sweep_command(tmp_path), *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(lambda least=least: len(finished()) >= least, process, limit_s=300)
+        process.kill()
+        process.wait()
+        now = finished()
+        assert known.items() <= now.items()  # none was run again
+        known = now
+    assert len(known) < 36
+    last = subprocess.run([*sweep_command(tmp_path), "resume=true"], capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    assert known.items() <= finished().items()
+    assert len(finished()) == 36
+    assert last.stdout.count("is finished; resume=false runs it anew") >= len(known)
+    comparison = (tmp_path / "sweep" / "comparison.md").read_text()
+    assert "36 runs in 9 groups" in comparison
+
+
+@pytest.mark.slow
+def test_eight_processes_on_a_cold_cache_build_it_once(tmp_path):
+    command = [*COMMAND[:-1], "action=prepare", f"cache_dir={tmp_path / 'cache'}"]
+    processes = [
+        subprocess.Popen(
+            [*command, f"hydra.run.dir={tmp_path / str(number)}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(8)
+    ]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, told
+    assert sum("features: 1200/1200" in err for _, err in told) == 1  # the progress of the one that built it
+    assert len({out.partition("SHA-256")[2] for out, _ in told}) == 1
+    assert len(list((tmp_path / "cache").glob("*/frames.npy"))) == 1
