@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from hypothesis import settings
 from speech_exp.data.digits import Digits
 from speech_exp.data.gigaspeech import GigaSpeech, LoadedCuts
 from speech_exp.data.selection import Limits
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell, and processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 SAMPLE_RATE_HZ = 8000
 

@@ -9,6 +9,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -27,6 +28,7 @@ class RecordSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.dry_run:
             return
+        HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra itself lets jobs alone read
         try:
             start_sweep(Path(config.hydra.sweep.dir), _jobs(config))
         except (ValueError, OSError, HydraException) as error:
@@ -45,7 +47,8 @@ class RecordSweep(Callback):
         # Not `return_value`, which would raise the error.
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         outcome = finish_job(folder, error)
-        if error is not None and "slurm" not in config:  # there the job itself must fail, and the launcher tells why
+        # A job of SLURM must fail itself, and its launcher tells why; a search makes up for trials that fail.
+        if error is not None and "slurm" not in config and not _is_search(config):
             _log.error("%s failed: %s", folder.name, outcome["error"])
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
@@ -53,6 +56,9 @@ class RecordSweep(Callback):
         if config.dry_run:
             return
         folder = Path(config.hydra.sweep.dir)
+        if _is_search(config):
+            finish_sweep(folder)
+            return
         try:
             finish_sweep(folder)
             text = missing_text(sweep_status(folder))
@@ -67,6 +73,10 @@ class RecordSweep(Callback):
 def _of_sweep(config: DictConfig) -> bool:
     """Whether a job is one of a sweep, which numbers them."""
     return not OmegaConf.is_missing(config.hydra.job, "num")
+
+
+def _is_search(config: DictConfig) -> bool:
+    return "study_name" in config.hydra.sweeper
 
 
 def _jobs(config: DictConfig) -> list[Job]:
