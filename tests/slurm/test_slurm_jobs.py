@@ -132,7 +132,11 @@ def test_dry_run_submits_nothing(start, cluster):
 def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
     """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
     again. Both times the job starts anew in its folder and takes the training up."""
-    long = ("trainer.epochs=60", "trainer.checkpoint_every_s=0.2", "seed=3")
+    long = (
+        "trainer.epochs=600",
+        "trainer.checkpoint_every_s=0.2",
+        "seed=3",
+    )  # outlives the time between signal and kill
     process = start(*long)
     sweep, deadline = tmp_path / "sweep", time.monotonic() + 120
     while not list(sweep.glob("*/checkpoints/checkpoint_epoch_5*.pt")):
