@@ -133,7 +133,7 @@ def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, clu
     """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
     again. Both times the job starts anew in its folder and takes the training up."""
     long = (
-        "trainer.epochs=600",
+        "trainer.epochs=200",
         "trainer.checkpoint_every_s=0.2",
         "seed=3",
     )  # outlives the time between signal and kill
