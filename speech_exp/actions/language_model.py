@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speech_exp.actions.context import Context
+from speech_exp.features.survey import survey
 from speech_exp.objectives.language_model import estimate
-from speech_exp.objectives.text import to_text
 from speech_exp.progress import print_table
 from speech_exp.reporting.files import write_text
-
-_BATCH = 32
 
 
 class BuildLanguageModel:
@@ -48,11 +46,9 @@ class BuildLanguageModel:
 
 
 def transcripts(experiment: Context, part: str) -> Iterator[str]:
-    """Texts of a part of the data set, in its order."""
-    for batch in experiment.features.parts[part].in_order(_BATCH):
-        assert batch.target_lengths_B is not None, "data sets of text carry the lengths of their transcripts"
-        for ids in batch.targets.cpu().split(batch.target_lengths_B.tolist()):
-            yield to_text(ids.tolist())
+    """Texts of a part of the data set, in its order; no audio is read for them."""
+    found = survey(experiment.features.parts[part], part, experiment.loaded)
+    return map(found.text, range(len(found)))
 
 
 def _refuse_classes(experiment: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from speech_exp.tasks.storage import stored_in_float
 from speech_exp.tasks.task import Certificate
 from speech_exp.training import checkpoint
 from speech_exp.training.fitting import Fit
-from speech_exp.training.resuming import alone, plan
+from speech_exp.training.resuming import alone, plan, refuse_several_processes
 from speech_exp.training.state import EpochRow, StateFiles, newest
 
 
@@ -40,6 +41,7 @@ class Train:
         if self.dry_run:
             _describe(experiment)
             return None
+        refuse_several_processes(os.environ)
         experiment.task.phases(experiment.trainer.epochs)  # too few epochs are told before any work
         with alone(experiment.folder):
             found = plan(experiment.folder, self.resume, experiment.config_hash())
@@ -60,7 +62,7 @@ def _train(experiment: Context, start: Path | None) -> float:
     running = record.running(seed=experiment.seed, config_hash=config_hash, device=device, goes_on=start is not None)
     with running, ExitStack() as opened:
         parts = experiment.features.parts
-        record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
+        _note_data(experiment, record)
         experiment.network  # noqa: B018  (its hidden size is solved for here)
         if task.sizing:
             print(f"hidden size {task.sizing}")
@@ -69,6 +71,7 @@ def _train(experiment: Context, start: Path | None) -> float:
             opened.enter_context(logger)
         fit = _fit(experiment, record, loggers, start)
         record.write_history(fit.history)
+        _note_data(experiment, record)  # with what could not be read in training
         deployed = task.deployable(fit.best, parts["train"])
         certificate = task.certify(deployed)
         validation = _evaluate(experiment, deployed, "validation")
@@ -126,6 +129,10 @@ def _describe(experiment: Context) -> None:
             "device": trainer.runtime.device_name,
         }
     )
+
+
+def _note_data(experiment: Context, record: RunRecord) -> None:
+    record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
 
 
 def _loggers(experiment: Context) -> list[RunLogger]:

@@ -58,7 +58,8 @@ def assemble_cuts(
             f"augment.speeds={speeds} change waveforms, but dataset.storage=features reads features: set dataset.storage=audio or "
             "shar, or augment.speeds=null"
         )
-    parts, dropped, transform = {}, [], extractor.transform
+    parts: dict[str, CutUtterances] = {}
+    dropped, transform, cpu = [], extractor.transform, torch.device("cpu")
     for name, table in loaded.tables.items():
         frames_U = _frames(table.samples_U, transform, 1.0)
         if name == "train":
@@ -84,22 +85,22 @@ def assemble_cuts(
             chosen_U,
             frames_U[chosen_U],
             read,
-            None if stored else transform.to(device),
+            None if stored else transform,
             normalizer,
             encode,
             speeds,
             workers,
-            device,
+            cpu,
             refused,
         )
     train, test = parts["train"], parts["test"]
     train.bad.extend(dropped)
     if normalizer.mode == "global" and normalizer.mean_F is None:
-        normalizer.fit(_sampled_frames(train))
-    on_device = normalizer.to(device)
-    for part in parts.values():
-        part.normalizer.load(on_device.statistics())
-    return Features(parts, train.bad, lambda number: loaded.reader["test"](int(test.chosen_U[number])), loaded.folder)
+        normalizer.fit(_sampled_frames(train.to(device)))
+    on_device = {name: part.to(device) for name, part in parts.items()}  # the extractor itself stays on the CPU
+    return Features(
+        on_device, train.bad, lambda number: loaded.reader["test"](int(test.chosen_U[number])), loaded.folder
+    )
 
 
 def _frames(samples_U: np.ndarray, transform: logmel.LogMelTransform, speed: float) -> np.ndarray:

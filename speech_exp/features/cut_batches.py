@@ -197,6 +197,7 @@ class CutUtterances:
                 prefetch_factor=_PREFETCH if self.workers else None,
                 pin_memory=self.device.type == "cuda",
                 worker_init_fn=_leave_interrupts_to_the_parent,
+                generator=torch.Generator(),  # otherwise each pass would draw from the generator of dropout
             )
         )
 

@@ -157,6 +157,7 @@ class Fitting:
             batch = next(batches, None)
             self.state.wait_s += time.perf_counter() - asked_s
             if batch is None:
+                self.watchdog.rest()
                 return
             yield batch
 
@@ -210,6 +211,8 @@ class Fitting:
         self.epoch_order = self.order.get_state()
         self._save()
         self.on_epoch(self.state.history)
+        if self.signals.received:
+            self.signals.pass_on()
 
     def _save_within_epoch(self) -> None:
         """Where it is time, or where a signal asks this process to end."""

@@ -97,5 +97,9 @@ class Watchdog:
         if self.limit_s is not None:
             faulthandler.dump_traceback_later(self.limit_s, file=_STANDARD_ERROR)
 
-    def __exit__(self, *error: object) -> None:
+    def rest(self) -> None:
+        """No step is in progress: validation may take its time."""
         faulthandler.cancel_dump_traceback_later()
+
+    def __exit__(self, *error: object) -> None:
+        self.rest()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,15 @@ class Plan:
 
 
 def plan(folder: Path, resume: Resume, config_hash: str) -> Plan:
-    """By `resume`: true goes on, or starts where nothing was begun; false starts anew; a run folder goes on from there.
+    """By `resume`: true goes on, or starts where nothing was begun; false starts anew; a run folder goes on from there,
+    unless this one has come further already (a job that was put into the queue again).
 
     None goes on in a folder where the same run (by its config's hash) was begun, and starts anew elsewhere.
     """
     if isinstance(resume, str):
+        own = plan(folder, None, config_hash)
+        if own != Plan():
+            return own
         other = Path(resume)
         if newest(other / "checkpoints") is None:
             raise ValueError(
@@ -48,6 +52,16 @@ def plan(folder: Path, resume: Resume, config_hash: str) -> Plan:
     if begun.get("status") == "finished" and results is not None and begun.get("config_hash") == config_hash:
         return Plan(finished=results)
     return Plan(start=folder / "checkpoints" if newest(folder / "checkpoints") else None)
+
+
+def refuse_several_processes(environment: Mapping[str, str]) -> None:
+    """ValueError where torchrun or srun started several processes, each of which would train a model of its own."""
+    for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(environment.get(key, "1")) > 1:
+            raise ValueError(
+                f"{environment[key]} processes were started ({key}), but a run trains in one process and on one GPU: start one, "
+                f"or set slurm.tasks_per_node=1"
+            )
 
 
 @contextlib.contextmanager
