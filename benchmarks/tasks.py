@@ -20,6 +20,7 @@ from training import CONF, experiment
 from speech_exp.tasks.dynamic import dynamic_int8
 from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.task import calibration_batches
+from speech_exp.training.fitting import Fitting
 from speech_exp.training.state import StateFiles
 
 APPROACHES = sorted(path.stem for path in (CONF / "c_approach").glob("*.yaml"))
@@ -31,7 +32,8 @@ def train_s(folder: Path, overrides: list[str]) -> float:
     run = experiment(folder, ["dataset=fsdd", "trainer.device=cpu", *overrides])
     parts, network = run.features.parts, run.network
     started = time.perf_counter()
-    run.trainer.fit(
+    Fitting(
+        run.trainer,
         network,
         run.objective,
         run.task,
@@ -41,7 +43,7 @@ def train_s(folder: Path, overrides: list[str]) -> float:
         run.seed,
         StateFiles(folder, 1, {}, None),
         lambda _: None,
-    )
+    ).run()
     return time.perf_counter() - started
 
 

@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchaudio.transforms import MFCC
 
 from speech_exp.experiment import Experiment
+from speech_exp.training.fitting import Fitting
+from speech_exp.training.state import StateFiles
 
 CONF = Path(__file__).parents[1] / "conf"
 BATCH, LR, WEIGHT_DECAY = 64, 3e-3, 0.01
@@ -48,7 +50,8 @@ def framework(epochs: int, folder: Path, cache: Path) -> tuple[float, float]:
     started = time.perf_counter()
     run = experiment(folder, [*SETTINGS, f"trainer.epochs={epochs}", f"cache_dir={cache}"])
     parts = run.features.parts
-    run.trainer.fit(
+    Fitting(
+        run.trainer,
         run.network,
         run.objective,
         run.task,
@@ -56,9 +59,9 @@ def framework(epochs: int, folder: Path, cache: Path) -> tuple[float, float]:
         parts,
         run.dataset.class_names,
         run.seed,
-        folder,
+        StateFiles(folder, 1, {}, None),
         lambda _: None,
-    )
+    ).run()
     accuracy = run.objective.evaluate(run.network, parts["test"].by_length(BATCH), run.dataset.class_names).metrics[
         "accuracy"
     ]

@@ -9,6 +9,7 @@ from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import Classification
 from speech_exp.tasks.task import Task
+from speech_exp.training.fitting import Fitting
 from speech_exp.training.runtime import seed_everything
 from speech_exp.training.state import StateFiles
 from speech_exp.training.trainer import Trainer
@@ -46,38 +47,33 @@ def parts():
     return {"train": part(70, 0), "validation": part(30, 1)}
 
 
+def trainer(**changes):
+    settings = {"epochs": 4, "batch_size": 16, "batch_seconds": None, "frame_s": 0.01, "epoch_batches": None}
+    settings |= {"accumulate": 1, "lr": 1e-2, "weight_decay": 0.01, "schedule": "constant", "warmup_share": 0.1}
+    settings |= {"clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32", "compile": False}
+    settings |= {"deterministic": True, "tensorboard": False, "mlflow": None, "wandb": None}
+    settings |= {"checkpoint_every_s": None, "watchdog_s": None, "keep": 1}
+    return Trainer(**(settings | changes))
+
+
 def fit(folder, task, model, seed=0, **changes):
     """Fit, history and the live network of a training from scratch."""
-    settings = {
-        "epochs": 4,
-        "batch_size": 16,
-        "batch_seconds": None,
-        "frame_s": 0.01,
-        "epoch_batches": None,
-        "accumulate": 1,
-        "lr": 1e-2,
-        "weight_decay": 0.01,
-        "schedule": "constant",
-    }
-    settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
-    settings |= {
-        "compile": False,
-        "deterministic": True,
-        "tensorboard": False,
-        "mlflow": None,
-        "wandb": None,
-        "checkpoint_every_s": None,
-        "watchdog_s": None,
-        "keep": 1,
-    }
-    loop = Trainer(**(settings | changes))
     seed_everything(seed)
     live = network(model, seed)
     quiet = {"time_masks": 0, "time_mask_share": 0.0, "feature_masks": 0, "feature_mask_width": 0}
     augment = SpecAugment(**quiet, gain_std=0.0, shift_std=0.0, noise_std=0.0)
     history = []
     files = StateFiles(folder, 1, {}, None)
-    found = loop.fit(
-        live, OBJECTIVE, task or Task(), augment, parts(), NAMES, seed, files, lambda rows: history.append(rows[-1])
+    fitting = Fitting(
+        trainer(**changes),
+        live,
+        OBJECTIVE,
+        task or Task(),
+        augment,
+        parts(),
+        NAMES,
+        seed,
+        files,
+        lambda rows: history.append(rows[-1]),
     )
-    return found, history, live
+    return fitting.run(), history, live

@@ -22,7 +22,7 @@ from speech_exp.reporting.sizes import run_size, window_text
 from speech_exp.tasks.storage import stored_in_float
 from speech_exp.tasks.task import Certificate
 from speech_exp.training import checkpoint
-from speech_exp.training.fitting import Fit
+from speech_exp.training.fitting import Fit, Fitting
 from speech_exp.training.resuming import alone, plan, refuse_several_processes
 from speech_exp.training.state import EpochRow, StateFiles, newest
 
@@ -149,7 +149,8 @@ def _fit(experiment: Context, record: RunRecord, loggers: list[RunLogger], start
         for logger in loggers:
             logger.epoch(history[-1])
 
-    return experiment.trainer.fit(
+    return Fitting(
+        experiment.trainer,
         experiment.network,
         experiment.objective,
         experiment.task,
@@ -159,7 +160,7 @@ def _fit(experiment: Context, record: RunRecord, loggers: list[RunLogger], start
         experiment.seed,
         files,
         on_epoch,
-    )
+    ).run()
 
 
 def _save(experiment: Context, network: nn.Module, fit: Fit) -> None:

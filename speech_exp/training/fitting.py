@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, BatchSize, Utterances
+from speech_exp.data.batches import Batch, Utterances
 from speech_exp.features.augment import SpecAugment
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
 from speech_exp.tasks.task import Phase, Task
 from speech_exp.training.monitor import DeviceMonitor, Watchdog
-from speech_exp.training.optimization import Optimization, Schedule
-from speech_exp.training.runtime import Runtime, compiled
+from speech_exp.training.optimization import Optimization
+from speech_exp.training.runtime import compiled
 from speech_exp.training.signals import StopSignals
 from speech_exp.training.state import Best, EpochRow, FitState, StateFiles, random_state, set_random_state
+from speech_exp.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,16 @@ class Fit:
     history: list[EpochRow]
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """What `speech_exp.training.trainer.Trainer` says of them."""
-
-    epochs: int
-    batch_size: int
-    training_batch: BatchSize
-    epoch_batches: int | None
-    accumulate: int
-    lr: float
-    weight_decay: float
-    schedule: Schedule
-    warmup_share: float
-    clip_norm: float
-    patience: int | None
-    compile: bool
-    checkpoint_every_s: float | None
-    watchdog_s: float | None
-    runtime: Runtime
-
-
 class Fitting:
-    """One fit; arguments are those of `Trainer.fit`."""
+    """One fit: trains on `parts["train"]`, chooses the best epoch by `parts["validation"]` alone.
+
+    A state that `files` holds is taken up; `on_epoch` gets the history whenever it has grown. A task without any phase
+    deploys the network as it is: it is validated as epoch 0.
+    """
 
     def __init__(
         self,
-        settings: FitSettings,
+        trainer: Trainer,
         network: Network,
         objective: Objective,
         task: Task,
@@ -75,22 +59,22 @@ class Fitting:
         files: StateFiles,
         on_epoch: Callable[[list[EpochRow]], None],
     ) -> None:
-        self.settings, self.network, self.objective, self.task = settings, network, objective, task
+        self.trainer, self.network, self.objective, self.task = trainer, network, objective, task
         self.augment, self.parts, self.class_names, self.seed = augment, parts, class_names, seed
         self.files, self.on_epoch = files, on_epoch
         self.train = parts["train"]
-        self.forward: nn.Module = compiled(network) if settings.compile else network
+        self.forward: nn.Module = compiled(network) if trainer.compile else network
         self.order = torch.Generator().manual_seed(seed)
         self.epoch_order = self.order.get_state()  # of the generator, before the epoch in progress
-        augment.seed(seed, settings.runtime.device)
+        augment.seed(seed, trainer.runtime.device)
         self.state, self.saved = FitState(), files.load()
         self.optimization: Optimization | None = None  # of the phase in progress
         self.started_s = self.saved_s = time.perf_counter()
-        self.signals, self.monitor = StopSignals(), DeviceMonitor(settings.runtime.device)
-        self.watchdog = Watchdog(settings.watchdog_s)
+        self.signals, self.monitor = StopSignals(), DeviceMonitor(trainer.runtime.device)
+        self.watchdog = Watchdog(trainer.watchdog_s)
 
     def run(self) -> Fit:
-        phases = self.task.phases(self.settings.epochs)
+        phases = self.task.phases(self.trainer.epochs)
         first = self.saved["state"]["phase"] if self.saved else 0
         with self.signals, self.watchdog, progress("train (epochs)", sum(len(phase.epochs) for phase in phases)) as bar:
             for number in range(first, len(phases)):
@@ -136,8 +120,8 @@ class Fitting:
             self.task.begin_epoch(self.network, epoch)
         self.network.train()
         before_s, started_s = state.epoch_s, time.perf_counter()
-        limit = self.settings.epoch_batches
-        batches = self.train.shuffled(self.settings.training_batch, self.order, state.batches)
+        limit = self.trainer.epoch_batches
+        batches = self.train.shuffled(self.trainer.training_batch, self.order, state.batches)
         for batch in self._watched(islice(batches, None if limit is None else limit - state.batches)):
             loss = self._step(batch, optimization)
             state.add(loss, self.objective.weight(batch), len(batch.ids), optimization.gradient_norm)
@@ -164,7 +148,7 @@ class Fitting:
     def _step(self, batch: Batch, optimization: Optimization) -> float:
         """The loss of one step on a whole batch, whose parts are weighed so that their number does not matter."""
         objective = self.objective
-        split = batch.split(self.settings.accumulate)
+        split = batch.split(self.trainer.accumulate)
         weights = [objective.weight(part) for part in split]
         parts = [
             (self.augment(part.repeated(objective.views)), weight / sum(weights))
@@ -175,10 +159,10 @@ class Fitting:
 
     def _validate(self, epoch: int) -> dict[str, float]:
         candidate = self.task.candidate(self.network, epoch)
-        with self.settings.runtime.autocast():
+        with self.trainer.runtime.autocast():
             metrics = self.objective.evaluate(
                 candidate or self.network,
-                self.parts["validation"].by_length(self.settings.batch_size),
+                self.parts["validation"].by_length(self.trainer.batch_size),
                 self.class_names,
             ).metrics
         best = self.state.best
@@ -187,7 +171,7 @@ class Fitting:
         return metrics
 
     def _may_stop(self, epoch: int) -> bool:
-        best, patience = self.state.best, self.settings.patience
+        best, patience = self.state.best, self.trainer.patience
         return bool(best and patience and epoch - best.epoch >= patience and self.task.may_stop_early(epoch))
 
     def _row(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, started_s: float) -> EpochRow:
@@ -216,7 +200,7 @@ class Fitting:
 
     def _save_within_epoch(self) -> None:
         """Where it is time, or where a signal asks this process to end."""
-        every_s = self.settings.checkpoint_every_s
+        every_s = self.trainer.checkpoint_every_s
         if self.signals.received or (every_s is not None and time.perf_counter() - self.saved_s >= every_s):
             self._save()
         if self.signals.received:
@@ -263,15 +247,15 @@ class Fitting:
         return self.state.fit_s + time.perf_counter() - self.started_s
 
     def _optimization(self, phase: Phase) -> Optimization:
-        settings = self.settings
-        batches = self.train.batches(settings.training_batch)
+        trainer = self.trainer
+        batches = self.train.batches(trainer.training_batch)
         return Optimization(
             self.network,
-            settings.runtime,
-            len(phase.epochs) * min(batches, settings.epoch_batches or batches),
-            phase.lr or settings.lr,
-            settings.weight_decay,
-            settings.schedule,
-            settings.warmup_share,
-            settings.clip_norm,
+            trainer.runtime,
+            len(phase.epochs) * min(batches, trainer.epoch_batches or batches),
+            phase.lr or trainer.lr,
+            trainer.weight_decay,
+            trainer.schedule,
+            trainer.warmup_share,
+            trainer.clip_norm,
         )

@@ -1,21 +1,14 @@
-"""Training of any network for any objective under any task; best epoch by validation alone."""
+"""How training goes, of any network for any objective under any task: the settings of `conf/trainer`, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from speech_exp.data.batches import BatchSize, Utterances
-from speech_exp.features.augment import SpecAugment
-from speech_exp.objectives.objective import Network, Objective
-from speech_exp.tasks.task import Task
-from speech_exp.training.fitting import Fit, FitSettings, Fitting
+from speech_exp.data.batches import BatchSize
 from speech_exp.training.optimization import Schedule
 from speech_exp.training.runtime import Device, Precision, Runtime, set_up
-from speech_exp.training.state import EpochRow, StateFiles
 
 
 class Trainer:
-    """AdamW with a learning-rate schedule, gradient clipping and early stopping.
+    """AdamW with a learning-rate schedule, gradient clipping and early stopping (`speech_exp.training.fitting` carries it out).
 
     Args:
         epochs: at most so many.
@@ -72,45 +65,15 @@ class Trainer:
             raise ValueError(
                 f"trainer.warmup_share={warmup_share}: expected a share from 0 up to below 1, change trainer.warmup_share"
             )
-        self.epochs, self.batch_size, self.keep = epochs, batch_size, keep
-        self.tensorboard, self.mlflow, self.wandb = tensorboard, mlflow, wandb
-        self.training_batch = BatchSize(batch_size, None if batch_seconds is None else int(batch_seconds / frame_s))
-        self.runtime: Runtime = set_up(device, precision, deterministic)
-        self.settings = FitSettings(
+        self.epochs, self.batch_size, self.epoch_batches, self.accumulate = (
             epochs,
             batch_size,
-            self.training_batch,
             epoch_batches,
             accumulate,
-            lr,
-            weight_decay,
-            schedule,
-            warmup_share,
-            clip_norm,
-            patience,
-            compile,
-            checkpoint_every_s,
-            watchdog_s,
-            self.runtime,
         )
-
-    def fit(
-        self,
-        network: Network,
-        objective: Objective,
-        task: Task,
-        augment: SpecAugment,
-        parts: Mapping[str, Utterances],
-        class_names: tuple[str, ...],
-        seed: int,
-        files: StateFiles,
-        on_epoch: Callable[[list[EpochRow]], None],
-    ) -> Fit:
-        """Train on `parts["train"]`, choose by `parts["validation"]`; `on_epoch` gets the history whenever it has grown.
-
-        A state that `files` holds is taken up. A task without any phase deploys the network as it is: it is validated
-        as epoch 0.
-        """
-        return Fitting(
-            self.settings, network, objective, task, augment, parts, class_names, seed, files, on_epoch
-        ).run()
+        self.training_batch = BatchSize(batch_size, None if batch_seconds is None else int(batch_seconds / frame_s))
+        self.lr, self.weight_decay, self.schedule, self.warmup_share = lr, weight_decay, schedule, warmup_share
+        self.clip_norm, self.patience, self.compile = clip_norm, patience, compile
+        self.tensorboard, self.mlflow, self.wandb = tensorboard, mlflow, wandb
+        self.checkpoint_every_s, self.watchdog_s, self.keep = checkpoint_every_s, watchdog_s, keep
+        self.runtime: Runtime = set_up(device, precision, deterministic)

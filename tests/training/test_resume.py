@@ -14,9 +14,9 @@ from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.integer_inference import IntegerInference
 from speech_exp.tasks.power_of_two import PowerOfTwo
 from speech_exp.tasks.task import Task
+from speech_exp.training.fitting import Fitting
 from speech_exp.training.runtime import seed_everything
 from speech_exp.training.state import StateFiles, newest, states
-from speech_exp.training.trainer import Trainer
 
 MASKS = {"time_masks": 1, "time_mask_share": 0.3, "feature_masks": 1, "feature_mask_width": 1}
 NOISE = {"gain_std": 0.1, "shift_std": 0.1, "noise_std": 0.3}
@@ -65,23 +65,12 @@ TASKS = {
 
 def fit(files, make_task, model="gru", seed=0, **changes):
     """A fit as a new process would make it, from the same command."""
-    settings = {"epochs": 4, "batch_size": 16, "batch_seconds": None, "frame_s": 0.01, "epoch_batches": None}
-    settings |= {"accumulate": 1, "lr": 1e-2, "weight_decay": 0.01, "schedule": "onecycle", "warmup_share": 0.3}
-    settings |= {"clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32", "compile": False}
-    settings |= {
-        "deterministic": True,
-        "tensorboard": False,
-        "mlflow": None,
-        "wandb": None,
-        "checkpoint_every_s": 1e-9,
-        "watchdog_s": None,
-        "keep": 1,
-    }
-    loop = Trainer(**(settings | changes))
+    settings = {"schedule": "onecycle", "warmup_share": 0.3, "checkpoint_every_s": 1e-9} | changes
     seed_everything(seed)
     network = tiny.network(model, seed)
     network.dropout.p = 0.2  # torch's generator takes part
-    found = loop.fit(
+    fitting = Fitting(
+        tiny.trainer(**settings),
         network,
         tiny.OBJECTIVE,
         make_task(),
@@ -92,7 +81,7 @@ def fit(files, make_task, model="gru", seed=0, **changes):
         files,
         lambda _: None,
     )
-    return found, network
+    return fitting.run(), network
 
 
 def weights(network):

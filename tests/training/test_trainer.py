@@ -6,77 +6,38 @@ from contextlib import contextmanager
 from itertools import chain
 
 import pytest
+import tiny
 import torch
 
-from speech_exp.data.batches import InMemoryUtterances
 from speech_exp.features.augment import SpecAugment
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.recurrent import GRU
 from speech_exp.objectives.classification import Classification
 from speech_exp.tasks.task import Phase, Task
+from speech_exp.training.fitting import Fitting
 from speech_exp.training.optimization import NonFiniteLossError
 from speech_exp.training.runtime import choose_device, seed_everything, set_up
 from speech_exp.training.state import StateFiles
-from speech_exp.training.trainer import Trainer
 
-NAMES = ("a", "b", "c")
 PLAIN = {"time_masks": 0, "time_mask_share": 0.0, "feature_masks": 0, "feature_mask_width": 0}
 QUIET = {"gain_std": 0.0, "shift_std": 0.0, "noise_std": 0.0}
 
 
-def part(size: int, seed: int) -> InMemoryUtterances:
-    """Noise in which feature 0, 1 or 2 is raised: the class."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths_U = torch.randint(3, 9, (size,), generator=generator)
-    targets_U = torch.arange(size) % 3
-    frames_NF = torch.randn(int(lengths_U.sum()), 4, generator=generator)
-    owner_N = torch.repeat_interleave(torch.arange(size), lengths_U)
-    frames_NF[torch.arange(len(frames_NF)), targets_U[owner_N]] += 1.5
-    starts_U = lengths_U.cumsum(0) - lengths_U
-    ids = [f"u{number}" for number in range(size)]
-    return InMemoryUtterances(frames_NF, starts_U.unsqueeze(0), lengths_U.unsqueeze(0), targets_U, ids)
-
-
-def trainer(**changes) -> Trainer:
-    settings = {
-        "epochs": 4,
-        "batch_size": 16,
-        "batch_seconds": None,
-        "frame_s": 0.01,
-        "epoch_batches": None,
-        "accumulate": 1,
-        "lr": 1e-2,
-        "weight_decay": 0.01,
-        "schedule": "cosine",
-    }
-    settings |= {"warmup_share": 0.1, "clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32"}
-    settings |= {
-        "compile": False,
-        "deterministic": True,
-        "tensorboard": False,
-        "mlflow": None,
-        "wandb": None,
-        "checkpoint_every_s": None,
-        "watchdog_s": None,
-        "keep": 1,
-    }
-    return Trainer(**(settings | changes))
+def trainer(**changes):
+    return tiny.trainer(**({"schedule": "cosine"} | changes))
 
 
 def train(folder, seed=0, task=None, augment=None, dropout=0.2, **changes):
     """History and fit of one training from scratch."""
-    loop = trainer(**changes)
+    settings = trainer(**changes)
     seed_everything(seed)
     objective = Classification("mean", dropout, label_smoothing=0.1)
     network = objective.network(CompactEncoder(4, lambda width: GRU(width, 8), True, 1, 0.0), 3)
-    parts = {"train": part(70, 0), "validation": part(30, 1)}
     history = []
     augment = augment or SpecAugment(**PLAIN, **QUIET)
     files = StateFiles(folder, 1, {}, None)
-    fit = loop.fit(
-        network, objective, task or Task(), augment, parts, NAMES, seed, files, lambda rows: history.append(rows[-1])
-    )
-    return fit, history, network
+    arguments = (network, objective, task or Task(), augment, tiny.parts(), tiny.NAMES, seed, files)
+    return Fitting(settings, *arguments, lambda rows: history.append(rows[-1])).run(), history, network
 
 
 def without_times(history):
@@ -229,17 +190,18 @@ def test_early_stopping_waits_for_patience_and_for_the_task(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path):
-    parts = {"train": part(70, 0), "validation": part(30, 1)}
+    parts = tiny.parts()
     parts["train"].frames_NF[parts["train"].starts_WU[0, 5]] = float("nan")
     objective = Classification("mean", 0.0, 0.0)
     network = objective.network(CompactEncoder(4, lambda width: GRU(width, 8), False, 1, 0.0), 3)
-    loop = trainer(batch_size=70)
+    settings = trainer(batch_size=70)
     before = copy.deepcopy(network.state_dict())
     with pytest.raises(
         NonFiniteLossError, match=r"the loss became nan at step 1 of 4 in a batch of 70 utterances .*trainer\.lr"
     ):
         files = StateFiles(tmp_path, 1, {}, None)
-        loop.fit(network, objective, Task(), SpecAugment(**PLAIN, **QUIET), parts, NAMES, 0, files, lambda _: None)
+        quiet = SpecAugment(**PLAIN, **QUIET)
+        Fitting(settings, network, objective, Task(), quiet, parts, tiny.NAMES, 0, files, lambda _: None).run()
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
