@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from speech_exp.command_line import run
+from speech_exp.command_line import run, start
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -12,4 +12,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from speech_exp import ranks
 from speech_exp.experiment import Experiment
 
 # Hydra finds launchers in packages of the name hydra_plugins, wherever they lie on the path.
 sys.path.append(str(Path(__file__).parent / "launching" / "plugins"))
 
 
+# Hydra's options for processes that only help another one to train.
+SILENT_RANK = [
+    *("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
+    *("~hydra.callbacks.record", "~hydra.callbacks.comparison"),
+]
+
+
 class UserError(CompactHydraException):
     """What the user can mend; Hydra prints it as one line and exits with status 1."""
 
 
+def start(main: Callable[[], None]) -> None:
+    """Carry out Hydra's `main`; of several processes that train together the first alone logs and prints."""
+    if ranks.number():
+        sys.argv += SILENT_RANK
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+    main()
+
+
 def run(config: DictConfig) -> float | None:
     """Carry out the config's action; its return value is what a sweep's optimiser reads."""
+    if ranks.number():
+        sys.stderr = sys.__stderr__  # for an error that this process alone meets
+    with ranks.together():
+        return _run(config)
+
+
+def _run(config: DictConfig) -> float | None:
     try:
         hydra_config = HydraConfig.get()
         choices = {
@@ -29,12 +57,40 @@ def run(config: DictConfig) -> float | None:
         }
         experiment = Experiment(config, choices, Path(hydra_config.runtime.output_dir))
         experiment.overrides = tuple(hydra_config.overrides.task)
-        return experiment.build("action")(experiment)
+        if ranks.count() > 1 and choices["action"] != "train":
+            raise ValueError(
+                f"{ranks.count()} processes were started, but action={choices['action']} takes one: start it without torchrun"
+            )
+        with _interruptible():
+            return experiment.build("action")(experiment)
     except (ValueError, OmegaConfBaseException) as error:
         raise _for_user(error) from error
     except KeyboardInterrupt:
         print("stopped by the user; what was done is in the run folder", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends what is done here even where its exception is lost, as any that is raised while an object is deleted."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # a process in the background does not listen to the terminal
+        yield
+        return
+    received = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _for_user(error: Exception) -> Exception:

@@ -10,6 +10,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from speech_exp import ranks
 from speech_exp.config_types import check_types, flat
 from speech_exp.folder_names import sweep_subdir
 
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from speech_exp.training.trainer import Trainer
 
 OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
+# As Hydra's ${now:}, but of one moment for all processes that train together.
+OmegaConf.register_new_resolver(
+    "started", lambda form: ranks.from_first(lambda: datetime.now().strftime(form)), replace=True, use_cache=True
+)
 
 # Keys that say where things lie or what is done, and cannot change a result.
 _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from speech_exp import ranks
+
 _PLAIN_EVERY_S = 10.0
 
 
@@ -33,9 +35,17 @@ class _Plain:
         print(f"{self.title}: {self.done:g}/{self.total:g} {self.note}".rstrip(), file=sys.stderr, flush=True)
 
 
+class _Silent:
+    def advance(self, steps: float = 1, note: str = "") -> None:
+        pass
+
+
 @contextmanager
 def progress(title: str, total: float) -> Iterator[Progress]:
     """Shows `title` and how many of `total` steps are done."""
+    if ranks.number():  # the first shows it for all
+        yield _Silent()
+        return
     if not sys.stderr.isatty():
         plain = _Plain(title, total)
         yield plain

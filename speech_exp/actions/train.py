@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from operator import eq
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from speech_exp import ranks
 from speech_exp.actions.context import Context
 from speech_exp.objectives.objective import Evaluation
 from speech_exp.progress import print_table
@@ -23,7 +23,7 @@ from speech_exp.tasks.storage import stored_in_float
 from speech_exp.tasks.task import Certificate
 from speech_exp.training import checkpoint
 from speech_exp.training.fitting import Fit, Fitting
-from speech_exp.training.resuming import alone, plan, refuse_several_processes
+from speech_exp.training.resuming import alone, plan
 from speech_exp.training.state import EpochRow, StateFiles, newest
 
 
@@ -41,10 +41,9 @@ class Train:
         if self.dry_run:
             _describe(experiment)
             return None
-        refuse_several_processes(os.environ)
         experiment.task.phases(experiment.trainer.epochs)  # too few epochs are told before any work
-        with alone(experiment.folder):
-            found = plan(experiment.folder, self.resume, experiment.config_hash())
+        with alone(experiment.folder) if ranks.number() == 0 else nullcontext():
+            found = ranks.from_first(lambda: plan(experiment.folder, self.resume, experiment.config_hash()))
             if found.finished is not None:
                 print(f"{experiment.folder} is finished; resume=false runs it anew")
                 return float(found.finished["metrics"]["val"][experiment.objective.primary])
@@ -52,37 +51,46 @@ class Train:
 
 
 def _train(experiment: Context, start: Path | None) -> float:
-    """The whole of a run, from the newest training state in `start` where that is a folder."""
+    """The whole of a run, from the newest training state in `start` where that is a folder.
+
+    All ranks train; rank 0 alone tests and reports what they found.
+    """
     started = time.perf_counter()
-    device, task = str(experiment.trainer.runtime.device), experiment.task
-    loggers = _loggers(experiment)
-    record, config_hash = RunRecord(experiment.folder), experiment.config_hash()
+    device, record = str(experiment.trainer.runtime.device), RunRecord(experiment.folder)
+    loggers = [] if ranks.number() else _loggers(experiment)
     if start is not None:
         print(f"going on from {newest(start)}")
-    running = record.running(seed=experiment.seed, config_hash=config_hash, device=device, goes_on=start is not None)
-    with running, ExitStack() as opened:
-        parts = experiment.features.parts
+    running = record.running(
+        seed=experiment.seed, config_hash=experiment.config_hash(), device=device, goes_on=start is not None
+    )
+    with ranks.last_words(record.failed_elsewhere), running, ExitStack() as opened:
         _note_data(experiment, record)
         experiment.network  # noqa: B018  (its hidden size is solved for here)
-        if task.sizing:
-            print(f"hidden size {task.sizing}")
+        if experiment.task.sizing:
+            print(f"hidden size {experiment.task.sizing}")
         experiment.prepare_training()
         for logger in loggers:  # not before, for a teacher has loggers of its own
             opened.enter_context(logger)
         fit = _fit(experiment, record, loggers, start)
-        record.write_history(fit.history)
         _note_data(experiment, record)  # with what could not be read in training
-        deployed = task.deployable(fit.best, parts["train"])
-        certificate = task.certify(deployed)
-        validation = _evaluate(experiment, deployed, "validation")
-        test = _evaluate(experiment, deployed, "test")
-        _save(experiment, deployed, fit)
-        record.write_predictions(test.predictions)
-        results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
-        record.write_results(results)
-        for logger in loggers:
-            logger.results(results)
-        _draw(experiment, deployed, fit, test, fit.history)
+        return ranks.from_first(lambda: _conclude(experiment, record, loggers, fit, started))
+
+
+def _conclude(experiment: Context, record: RunRecord, loggers: list[RunLogger], fit: Fit, started: float) -> float:
+    """Test and report what training found; returns the validation metric by which a run is told."""
+    task = experiment.task
+    record.write_history(fit.history)
+    deployed = task.deployable(fit.best, experiment.features.parts["train"])
+    certificate = task.certify(deployed)
+    validation = _evaluate(experiment, deployed, "validation")
+    test = _evaluate(experiment, deployed, "test")
+    _save(experiment, deployed, fit)
+    record.write_predictions(test.predictions)
+    results = _results(experiment, deployed, fit, validation, test, certificate, time.perf_counter() - started)
+    record.write_results(results)
+    for logger in loggers:
+        logger.results(results)
+    _draw(experiment, deployed, fit, test, fit.history)
     size, primary = results["size"], experiment.objective.primary
     facts = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs}",
@@ -132,7 +140,9 @@ def _describe(experiment: Context) -> None:
 
 
 def _note_data(experiment: Context, record: RunRecord) -> None:
-    record.data_read(experiment.loaded.fingerprint, [asdict(item) for item in experiment.features.dropped])
+    """With the recordings that any rank could not read."""
+    dropped = {item.id: asdict(item) for of_rank in ranks.gathered(experiment.features.dropped) for item in of_rank}
+    record.data_read(experiment.loaded.fingerprint, list(dropped.values()))
 
 
 def _loggers(experiment: Context) -> list[RunLogger]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
+
+_Several = TypeVar("_Several", torch.Tensor, np.ndarray, list[Any])
 
 # A pool of this many batches is sorted by length before it is cut into batches: long enough for batches with little
 # padding, short enough that a batch still holds a mixture of classes.
@@ -25,6 +28,12 @@ class Batch:
     targets: torch.Tensor  # class ids B, or concatenated character ids
     target_lengths_B: torch.Tensor | None
     ids: list[str]
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Batch:
+        """The share of a rank in a batch of fewer utterances than ranks."""
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return cls(torch.zeros(0, 0, 0, device=device), nothing, nothing, nothing, [])
 
     def to(self, device: torch.device) -> Batch:
         lengths = None if self.target_lengths_B is None else self.target_lengths_B.to(device)
@@ -75,6 +84,22 @@ class BatchSize:
         return self.utterances
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes that train together takes: the `rank`-th of several things and every `ranks`-th
+    after it. Of training these are the utterances of each batch, of an evaluation whole batches.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, several: _Several) -> _Several:
+        return several[self.rank :: self.ranks]
+
+
+ALL = Share()
+
+
 class Utterances(Protocol):
     """One part of a data set on the device, as the trainer and the reports read it."""
 
@@ -93,7 +118,7 @@ class Utterances(Protocol):
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """The recordings themselves, in their order."""
 
-    def by_length(self, batch_size: int) -> Iterator[Batch]:
+    def by_length(self, batch_size: int, share: Share = ALL) -> Iterator[Batch]:
         """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
 
     def sample(self, batch_size: int) -> Iterator[Batch]:
@@ -102,8 +127,13 @@ class Utterances(Protocol):
     def batches(self, size: BatchSize) -> int:
         """How many `shuffled` gives, the same in every epoch."""
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        """An epoch of training from its `start`-th batch on, its order drawn from `generator` alone."""
+    def shuffled(
+        self, size: BatchSize, generator: torch.Generator, start: int = 0, share: Share = ALL
+    ) -> Iterator[Batch]:
+        """An epoch of training from its `start`-th batch on, its order drawn from `generator` alone.
+
+        As many batches as `batches` says, whatever the share, so that processes stay in step: some may be empty.
+        """
 
 
 @dataclass(frozen=True)
@@ -133,9 +163,9 @@ class InMemoryUtterances:
         for chosen_B in torch.arange(len(self)).split(batch_size):
             yield self._batch(chosen_B, torch.zeros_like(chosen_B))
 
-    def by_length(self, batch_size: int) -> Iterator[Batch]:
+    def by_length(self, batch_size: int, share: Share = ALL) -> Iterator[Batch]:
         """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
-        for chosen_B in self.lengths_WU[0].argsort(stable=True).split(batch_size):
+        for chosen_B in share.of(list(self.lengths_WU[0].argsort(stable=True).split(batch_size))):
             yield self._batch(chosen_B, torch.zeros_like(chosen_B))
 
     sample = by_length
@@ -143,7 +173,9 @@ class InMemoryUtterances:
     def batches(self, size: BatchSize) -> int:
         return math.ceil(len(self) / size.of_utterances())
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+    def shuffled(
+        self, size: BatchSize, generator: torch.Generator, start: int = 0, share: Share = ALL
+    ) -> Iterator[Batch]:
         """Each utterance once, in one of its variants, batched with others of about its length."""
         utterances, batch_size = len(self), size.of_utterances()
         order_U = torch.randperm(utterances, generator=generator)
@@ -153,10 +185,13 @@ class InMemoryUtterances:
         for pool in torch.arange(utterances).split(_POOL_BATCHES * batch_size):
             batches += pool[lengths_U[pool].argsort(stable=True)].split(batch_size)
         for number in torch.randperm(len(batches), generator=generator).tolist()[start:]:
-            yield self._batch(order_U[batches[number]], variant_U[batches[number]])
+            chosen_B = share.of(batches[number])
+            yield self._batch(order_U[chosen_B], variant_U[chosen_B])
 
     def _batch(self, chosen_B: torch.Tensor, variant_B: torch.Tensor) -> Batch:
         device = self.frames_NF.device
+        if not len(chosen_B):
+            return Batch.empty(device)
         ids = [self.ids[number] for number in chosen_B.tolist()]
         lengths_B = self.lengths_WU[variant_B, chosen_B]
         frames_T = torch.arange(int(lengths_B.max()), device=device)

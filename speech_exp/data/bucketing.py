@@ -81,11 +81,6 @@ class BucketPlan:
         return [planned[number] for number in generator.permutation(len(planned))]
 
 
-def share_of_rank(batch: PlannedBatch, rank: int, ranks: int) -> PlannedBatch:
-    """What one of `ranks` processes computes of a batch: every `ranks`-th utterance."""
-    return PlannedBatch(batch.positions_N[rank::ranks], batch.frames)
-
-
 def _utterances(frames: int, size: BatchSize) -> int:
     """Of a batch that is padded to so many frames."""
     return size.utterances if size.frames is None else size.frames // frames

@@ -60,7 +60,7 @@ class GigaSpeech:
         storage: where waveforms are read: `audio` and `features` in the release's recordings, `shar` in shards.
         password: of the release, for `action=prepare` to download it, or None.
         host: server of the release, a name that speechcolab knows or a URL.
-        workers: processes that prepare, and that read each part; 0 reads in the process that trains.
+        workers: processes that prepare, and that read each part, on each machine; 0 reads in the process that trains.
         limits: of training utterances.
     """
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from speech_exp.data.audio import AudioError
-from speech_exp.data.batches import Batch, BatchSize
+from speech_exp.data.batches import ALL, Batch, BatchSize, Share
 from speech_exp.data.bucketing import BucketPlan, PlannedBatch
 from speech_exp.data.cuts import CutTable
 from speech_exp.data.recordings import Dropped
@@ -126,8 +126,8 @@ class CutUtterances:
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         return self._batches(self._cut(np.arange(len(self)), batch_size))
 
-    def by_length(self, batch_size: int) -> Iterator[Batch]:
-        return self._batches(self._cut(np.argsort(self.frames_U, kind="stable"), batch_size))
+    def by_length(self, batch_size: int, share: Share = ALL) -> Iterator[Batch]:
+        return self._batches(self._cut(np.argsort(self.frames_U, kind="stable"), batch_size, share))
 
     def sample(self, batch_size: int) -> Iterator[Batch]:
         return self._batches(self._cut(self.sampled(), batch_size))
@@ -135,16 +135,17 @@ class CutUtterances:
     def batches(self, size: BatchSize) -> int:
         return self.plan(size).batches
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+    def shuffled(
+        self, size: BatchSize, generator: torch.Generator, start: int = 0, share: Share = ALL
+    ) -> Iterator[Batch]:
         """Each utterance once, in buckets of about one length and all of a batch at one speed."""
         seed = int(torch.randint(2**62, (), generator=generator))
         plan = self.plan(size)
         speeds = np.random.default_rng((seed, 1)).choice(self.speeds, plan.batches)[start:].tolist()
-        planned = (self._numbered(batch.positions_N, batch.frames) for batch in plan.epoch(seed, start))
+        planned = (self._numbered(share.of(batch.positions_N), batch.frames) for batch in plan.epoch(seed, start))
         for read, speed in zip(self._load(planned), speeds, strict=True):
             self._note(read)
-            if read.ids:
-                yield self._batch(read, speed)
+            yield self._batch(read, speed) if read.ids else Batch.empty(self.device)
 
     def plan(self, size: BatchSize) -> BucketPlan:
         """Batches of training."""
@@ -165,8 +166,8 @@ class CutUtterances:
         order_U = np.random.default_rng(_SAMPLE_SEED).permutation(len(self))[:_SAMPLE]
         return order_U[np.argsort(self.frames_U[order_U], kind="stable")]
 
-    def _cut(self, order_P: np.ndarray, batch_size: int) -> Iterator[PlannedBatch]:
-        for start in range(0, len(order_P), batch_size):
+    def _cut(self, order_P: np.ndarray, batch_size: int, share: Share = ALL) -> Iterator[PlannedBatch]:
+        for start in share.of(list(range(0, len(order_P), batch_size))):
             positions_P = order_P[start : start + batch_size]
             yield self._numbered(positions_P, int(self.frames_U[positions_P].max()))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from speech_exp import ranks
 from speech_exp.data.dataset import DataSet
 from speech_exp.data.digits import Digits
 from speech_exp.data.gigaspeech import GigaSpeech
@@ -69,7 +70,7 @@ def features_of(dataset: DataSet, loaded: Any, plan: FeaturePlan) -> Features:
             plan.encode,
             plan.frames_per_state,
             plan.speeds,
-            dataset.workers,
+            -(-dataset.workers // ranks.on_this_node()[1]),
             plan.device,
         )
     assert isinstance(dataset, Digits)

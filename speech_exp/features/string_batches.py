@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from speech_exp.data.batches import Batch, BatchSize
+from speech_exp.data.batches import ALL, Batch, BatchSize, Share
 from speech_exp.data.digits import LoadedDigits
 from speech_exp.data.recordings import Dropped
 from speech_exp.data.splits import SPLITS
@@ -141,9 +141,9 @@ class StringUtterances:
         for chosen_B in torch.arange(len(self)).split(batch_size):
             yield self._batch([self.strings[number] for number in chosen_B.tolist()])
 
-    def by_length(self, batch_size: int) -> Iterator[Batch]:
+    def by_length(self, batch_size: int, share: Share = ALL) -> Iterator[Batch]:
         """The fixed strings from the shortest to the longest."""
-        for chosen_B in self.lengths_WU[0].argsort(stable=True).split(batch_size):
+        for chosen_B in share.of(list(self.lengths_WU[0].argsort(stable=True).split(batch_size))):
             yield self._batch([self.strings[number] for number in chosen_B.tolist()])
 
     sample = by_length
@@ -151,7 +151,9 @@ class StringUtterances:
     def batches(self, size: BatchSize) -> int:
         return math.ceil(len(self) / size.of_utterances())
 
-    def shuffled(self, size: BatchSize, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+    def shuffled(
+        self, size: BatchSize, generator: torch.Generator, start: int = 0, share: Share = ALL
+    ) -> Iterator[Batch]:
         """An epoch: newly drawn strings where the part has them, batched with others of about their length."""
         strings, batch_size = self.strings, size.of_utterances()
         if self.redraw is not None:
@@ -167,7 +169,7 @@ class StringUtterances:
             drawn = torch.randint(len(self.speeds), (len(numbers),), generator=generator).tolist()
             speeds = [self.speeds[number] for number in drawn]
         for number, speed in list(zip(numbers, speeds, strict=False))[start:]:
-            yield self._batch([strings[chosen] for chosen in order_U[batches[number]].tolist()], speed)
+            yield self._batch([strings[chosen] for chosen in order_U[share.of(batches[number])].tolist()], speed)
 
     def features(self, strings: list[DigitString], speed: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, T, F) before normalisation and frames (B,) of strings."""
@@ -177,6 +179,8 @@ class StringUtterances:
         return torch.tensor([self.transform.num_frames(self.waveforms.samples(string)) for string in strings])
 
     def _batch(self, strings: list[DigitString], speed: float = 1.0) -> Batch:
+        if not strings:
+            return Batch.empty(self.waveforms.samples_N.device)
         features_BTF, lengths_B = self.features(strings, speed)
         features_BTF, device = self.normalizer.batch(features_BTF, lengths_B), features_BTF.device
         codes = [self.encode(string.text) for string in strings]

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from submitit import SlurmExecutor, SlurmJob
+from hydra._internal.callbacks import Callbacks
+from submitit import JobEnvironment, SlurmExecutor, SlurmJob
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
+from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher
 
+from speech_exp import ranks
+from speech_exp.command_line import SILENT_RANK
 from speech_exp.launching.options import SlurmOptions
 
 _log = logging.getLogger(__name__)
@@ -27,11 +31,19 @@ SlurmJob.watcher = SlurmInfoWatcher(delay_s=60)
 
 @dataclass
 class Run:
-    """One run in its job. It raises what the run raised: SLURM sees the job fail, and the job's log ends in the trace."""
+    """One run in its job, in each of its tasks. It raises what the run raised: SLURM sees the job fail, and the job's log
+    ends in the trace.
+    """
 
     launcher: Any  # hydra_submitit_launcher's, which composes the run's config and carries it out
 
     def __call__(self, *arguments: Any) -> Any:
+        if JobEnvironment().num_tasks > 1:
+            # Each sees all GPUs of its node, of which it takes its own.
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if ranks.number():
+            self.launcher.config.hydra.overrides.hydra += SILENT_RANK
+            self.launcher.hydra_context.callbacks = Callbacks()
         returned = self.launcher(*arguments)
         _ = returned.return_value
         return returned

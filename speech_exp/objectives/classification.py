@@ -16,7 +16,7 @@ from torch.nn import functional
 from speech_exp.data.batches import Batch
 from speech_exp.models.encoder import Encoder
 from speech_exp.models.layer import State
-from speech_exp.objectives.objective import Evaluation, Network, Objective, device_of
+from speech_exp.objectives.objective import Evaluation, Network, Objective, full_precision
 
 Pooling = Literal["last", "mean", "attention"]
 
@@ -106,7 +106,7 @@ class Classification(Objective):
 
     def loss(self, logits_BV: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean over the batch."""
-        return functional.cross_entropy(logits_BV.float(), batch.targets, label_smoothing=self.label_smoothing)
+        return functional.cross_entropy(full_precision(logits_BV), batch.targets, label_smoothing=self.label_smoothing)
 
     def weight(self, batch: Batch) -> int:
         return len(batch.ids)
@@ -127,20 +127,16 @@ class Classification(Objective):
         label = class_names[max(range(len(class_names)), key=probability_V.__getitem__)]
         return [label, *(f"{probability:.4f}" for probability in probability_V)]
 
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> ClassEvaluation:
+    def outcome(self, logits_BV: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        return full_precision(logits_BV).cpu(), batch.targets.cpu(), batch.ids
+
+    def summary(self, outcomes: list[Any], class_names: Sequence[str]) -> ClassEvaluation:
         """The loss is cross-entropy without smoothing, mean over utterances."""
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-        network.eval()
-        device = device_of(network)
-        logits, targets, ids = [], [], []
-        for batch in batches:
-            batch = batch.to(device)
-            logits.append(network(batch.features_BTF, batch.lengths_B).float().cpu())
-            targets.append(batch.targets.cpu())
-            ids += batch.ids
+        logits, targets, batch_ids = zip(*outcomes, strict=True)
         logits_UV, targets_U = torch.cat(logits), torch.cat(targets)
+        ids = [one for batch in batch_ids for one in batch]
         score_U, prediction_U = logits_UV.softmax(1).max(1)
         labels = range(len(class_names))
         precision, recall, f1, support = precision_recall_fscore_support(

@@ -7,7 +7,7 @@ N valid frames of a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 from speech_exp.data.batches import Batch
 from speech_exp.models.encoder import Encoder
 from speech_exp.objectives.decoders import Decoder, Greedy, TimedWord
-from speech_exp.objectives.objective import Evaluation, Network, Objective, device_of
+from speech_exp.objectives.objective import Evaluation, Network, Objective, full_precision
 from speech_exp.objectives.scoring import Errors, find_errors
 from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_text
 
@@ -169,32 +169,30 @@ class Ctc(Objective):
         (words,) = self.decoder.word_times(output.logits_BTV, output.lengths_B)
         return word_cells(words, step_s)
 
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> CtcEvaluation:
-        """Metrics over all batches, WER and CER of the whole corpus by GigaSpeech's rules (`scoring_text`).
+    def outcome(self, output: Any, batch: Batch) -> tuple[float, int, list[dict[str, Any]]]:
+        """Sum of the losses, characters that it is of, and the predictions."""
+        output = CtcOutput(*output)
+        assert batch.target_lengths_B is not None, "CTC batches carry the lengths of their transcripts"
+        carried_B = _frames_missing(output, batch) <= 0
+        loss_sum = _losses(output, batch).double()[carried_B].sum().item()
+        transcripts = batch.targets.cpu().split(batch.target_lengths_B.tolist())
+        texts = self.decoder.decode(output.logits_BTV, output.lengths_B)
+        scores = _sureness(output).tolist()
+        rows = [
+            {"id": one, "reference": to_text(ids.tolist()), "prediction": text, "score": score}
+            for one, ids, text, score in zip(batch.ids, transcripts, texts, scores, strict=True)
+        ]
+        return loss_sum, int(batch.target_lengths_B[carried_B].sum()), rows
+
+    def summary(self, outcomes: list[Any], class_names: Sequence[str]) -> CtcEvaluation:
+        """WER and CER of the whole corpus by GigaSpeech's rules (`scoring_text`).
 
         The loss is that of training over the whole corpus; transcripts that their frames cannot carry count in WER and
-        CER, but have no loss and are left out of it. Batches are brought to the network's device.
+        CER, but have no loss and are left out of it.
         """
-        network.eval()
-        device = device_of(network)
-        rows: list[dict[str, Any]] = []
-        loss_sum, characters = 0.0, 0
-        for batch in batches:
-            batch = batch.to(device)
-            assert batch.target_lengths_B is not None, "CTC batches carry the lengths of their transcripts"
-            output = CtcOutput(*network(batch.features_BTF, batch.lengths_B))
-            carried_B = _frames_missing(output, batch) <= 0
-            loss_sum += _losses(output, batch).double()[carried_B].sum().item()
-            characters += int(batch.target_lengths_B[carried_B].sum())
-            transcripts = batch.targets.cpu().split(batch.target_lengths_B.tolist())
-            texts = self.decoder.decode(output.logits_BTV, output.lengths_B)
-            scores = _sureness(output).tolist()
-            rows += [
-                {"id": one, "reference": to_text(ids.tolist()), "prediction": text, "score": score}
-                for one, ids, text, score in zip(batch.ids, transcripts, texts, scores, strict=True)
-            ]
-        rows.sort(key=lambda row: row["id"])
+        loss_sum = sum(loss for loss, _, _ in outcomes)
+        characters = sum(count for _, count, _ in outcomes)
+        rows = sorted((row for _, _, rows in outcomes for row in rows), key=lambda row: str(row["id"]))
         errors = find_errors(
             [row["id"] for row in rows],
             [scoring_text(row["reference"]) for row in rows],
@@ -210,7 +208,7 @@ def _inconsistency(output: CtcOutput) -> torch.Tensor:
     Each view learns from the other one, which stands still (Yao et al. 2025, "CR-CTC", arXiv 2410.05101). The paper halves
     both this sum and that of the two CTC losses; here the doubled number of characters does, so `consistency` is its alpha.
     """
-    log_a_BTV, log_b_BTV = output.logits_BTV.float().log_softmax(-1).chunk(2)
+    log_a_BTV, log_b_BTV = full_precision(output.logits_BTV).log_softmax(-1).chunk(2)
     valid_BT = torch.arange(log_a_BTV.shape[1], device=log_a_BTV.device) < output.lengths_B.chunk(2)[0].unsqueeze(1)
 
     def divergence_BT(learning: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -243,9 +241,7 @@ def _losses(output: CtcOutput, batch: Batch) -> torch.Tensor:
     torch's own kernel in float32 (float64 stays): cuDNN's has ignored infinite losses. On a GPU its gradient adds
     in no fixed order, so where the same bits are asked for on every run the CPU computes it.
     """
-    log_probabilities_BTV = output.logits_BTV.to(
-        torch.promote_types(output.logits_BTV.dtype, torch.float32)
-    ).log_softmax(-1)
+    log_probabilities_BTV = full_precision(output.logits_BTV).log_softmax(-1)
     device = torch.device("cpu") if torch.are_deterministic_algorithms_enabled() else log_probabilities_BTV.device
     with torch.backends.cudnn.flags(enabled=False):
         losses_B = functional.ctc_loss(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -74,10 +74,39 @@ class Objective(ABC):
     def cells(self, output: Any, class_names: Sequence[str], step_s: float) -> list[str]:
         """A user's reading of the output for one utterance; the encoder's states are `step_s` apart."""
 
-    @abstractmethod
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], class_names: Sequence[str]) -> Evaluation:
+    @torch.no_grad()
+    def evaluate(
+        self,
+        network: nn.Module,
+        batches: Iterable[Batch],
+        class_names: Sequence[str],
+        collect: Callable[[list[Any]], list[Any]] = list,
+    ) -> Evaluation:
         """Metrics over all batches, which are brought to the network's device: integer engines run on the CPU beside a GPU's
-        training."""
+        training.
+
+        `collect` makes the outcomes of all batches of those of this process's, where several share the work.
+        """
+        network.eval()
+        device = device_of(network)
+        found = []
+        for batch in batches:
+            batch = batch.to(device)
+            found.append(self.outcome(network(batch.features_BTF, batch.lengths_B), batch))
+        return self.summary(collect(found), class_names)
+
+    @abstractmethod
+    def outcome(self, output: Any, batch: Batch) -> Any:
+        """What `summary` must know of a batch, in plain values and tensors on the CPU."""
+
+    @abstractmethod
+    def summary(self, outcomes: list[Any], class_names: Sequence[str]) -> Evaluation:
+        """Metrics over the batches of which these are the outcomes."""
+
+
+def full_precision(x: torch.Tensor) -> torch.Tensor:
+    """`x` in float32, from 16-bit floats; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from speech_exp import ranks
 from speech_exp.reporting import environment, files
 from speech_exp.reporting.results_schema import validate_results
 
@@ -32,6 +33,7 @@ class RunRecord:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._writes = ranks.number() == 0  # one of several processes that train together
         self._run: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -71,6 +73,8 @@ class RunRecord:
 
         `device` is such as `cpu` or `cuda:0`; `command` defaults to the command line of this process.
         """
+        if not self._writes:
+            return
         old = [self.folder / name for name in ("results.json", "predictions.csv", "history.csv")]
         for path in [] if goes_on else [*old, *(self.folder / "checkpoints").glob("checkpoint_epoch_*.pt")]:
             path.unlink(missing_ok=True)
@@ -79,6 +83,7 @@ class RunRecord:
             "git": environment.git_state(),
             "versions": environment.versions(),
             **environment.machine(device),
+            "processes": ranks.count(),
             "pid": os.getpid(),
             "seed": seed,
             "config_hash": config_hash,
@@ -92,6 +97,10 @@ class RunRecord:
             "trace": None,
         }
         self._write_run()
+
+    def failed_elsewhere(self, error: str) -> None:
+        """Another process that trains with this one ended with `error`."""
+        self.finish("failed", error=error)
 
     def data_read(self, fingerprint: str, dropped: Iterable[Mapping[str, str]] = ()) -> None:
         """Record which data the run reads; `dropped` items have `id` and `reason`."""
@@ -143,7 +152,8 @@ class RunRecord:
         return files.write_text(self.folder / "predictions.csv", files.csv_text(PREDICTION_COLUMNS, rows))
 
     def _write_run(self) -> None:
-        files.write_json(self.folder / "run.json", self._run)
+        if self._writes:
+            files.write_json(self.folder / "run.json", self._run)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

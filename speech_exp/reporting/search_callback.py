@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from speech_exp import ranks
 from speech_exp.objectives.objective import Objective
 from speech_exp.progress import print_table
 from speech_exp.reporting.study import check_settings, finished, open_study, overrides_of, requeue_interrupted
@@ -51,6 +52,10 @@ class Search(Callback):
         )
 
     def _begin(self, config: DictConfig) -> None:
+        if ranks.count() > 1:
+            raise ValueError(
+                "a search chooses in one process: start it without torchrun, with launcher=slurm for several GPUs a run"
+            )
         HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra itself lets jobs alone read
         sweeper, folder = config.hydra.sweeper, Path(config.hydra.sweep.dir)
         _check_action(config)

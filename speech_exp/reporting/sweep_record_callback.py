@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from speech_exp import ranks
 from speech_exp.reporting.status import missing_text, sweep_status
 from speech_exp.reporting.sweep_record import Job, finish_job, finish_sweep, start_job, start_sweep
 
@@ -47,8 +48,9 @@ class RecordSweep(Callback):
         # Not `return_value`, which would raise the error.
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         outcome = finish_job(folder, error)
-        # A job of SLURM must fail itself, and its launcher tells why; a search makes up for trials that fail.
-        if error is not None and "slurm" not in config and not _is_search(config):
+        # A job of SLURM must fail itself, and its launcher tells why; a search makes up for trials that fail; and of several
+        # processes the others have ended.
+        if error is not None and "slurm" not in config and not _is_search(config) and ranks.count() == 1:
             _log.error("%s failed: %s", folder.name, outcome["error"])
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 

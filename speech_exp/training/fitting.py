@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch, Utterances
+from speech_exp import ranks
+from speech_exp.data.batches import Batch, Share, Utterances
 from speech_exp.features.augment import SpecAugment
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
@@ -66,7 +67,11 @@ class Fitting:
         self.forward: nn.Module = compiled(network) if trainer.compile else network
         self.order = torch.Generator().manual_seed(seed)
         self.epoch_order = self.order.get_state()  # of the generator, before the epoch in progress
-        augment.seed(seed, trainer.runtime.device)
+        self.share = Share(ranks.number(), ranks.count())
+        _refuse_batch_normalization(network)
+        if ranks.number():  # dropout and augmentation of the ranks are not the same
+            torch.manual_seed(seed + ranks.number())
+        augment.seed(seed + ranks.number(), trainer.runtime.device)
         self.state, self.saved = FitState(), files.load()
         self.optimization: Optimization | None = None  # of the phase in progress
         self.started_s = self.saved_s = time.perf_counter()
@@ -118,16 +123,18 @@ class Fitting:
             state.begin_epoch(optimization.lr)
             self.epoch_order = self.order.get_state()
             self.task.begin_epoch(self.network, epoch)
+        ranks.copy_first_(list(self.network.state_dict().values()))  # unlike GPUs round unlike
         self.network.train()
         before_s, started_s = state.epoch_s, time.perf_counter()
         limit = self.trainer.epoch_batches
-        batches = self.train.shuffled(self.trainer.training_batch, self.order, state.batches)
+        batches = self.train.shuffled(self.trainer.training_batch, self.order, state.batches, self.share)
         for batch in self._watched(islice(batches, None if limit is None else limit - state.batches)):
-            loss = self._step(batch, optimization)
-            state.add(loss, self.objective.weight(batch), len(batch.ids), optimization.gradient_norm)
-            self.task.after_step(self.network, optimization.steps_done, optimization.steps)
+            save, stop = self._step(batch, optimization)
             state.epoch_s = before_s + time.perf_counter() - started_s
-            self._save_within_epoch()
+            if save or stop:
+                self._save()
+            if stop:
+                self.signals.pass_on()
         self.task.after_epoch(self.network, epoch)
         state.utterances += state.heard
         state.train_s += state.epoch_s
@@ -145,25 +152,36 @@ class Fitting:
                 return
             yield batch
 
-    def _step(self, batch: Batch, optimization: Optimization) -> float:
-        """The loss of one step on a whole batch, whose parts are weighed so that their number does not matter."""
+    def _step(self, batch: Batch, optimization: Optimization) -> tuple[bool, bool]:
+        """One step on a whole batch, whose parts are weighed so that neither their number nor that of the ranks matters.
+
+        Returns whether to save the state now, and whether a signal asks to end, as all ranks agree.
+        """
         objective = self.objective
-        split = batch.split(self.trainer.accumulate)
+        split = batch.split(self.trainer.accumulate) if batch.ids else []
         weights = [objective.weight(part) for part in split]
+        told = [sum(weights), len(batch.ids), self._save_is_due(), self.signals.received is not None]
+        weight, utterances, save, stop = ranks.sums(told, self.trainer.runtime.device)
         parts = [
-            (self.augment(part.repeated(objective.views)), weight / sum(weights))
-            for part, weight in zip(split, weights, strict=True)
+            (self.augment(part.repeated(objective.views)), own / weight)
+            for part, own in zip(split, weights, strict=True)
         ]
-        with self.task.training_form(self.network):
-            return optimization.step(parts, lambda part: self.task.loss(objective, self.forward, part))
+        loss = 0.0
+        if weight:  # not all of the batch was bad audio
+            with self.task.training_form(self.network):
+                loss = optimization.step(parts, lambda part: self.task.loss(objective, self.forward, part))
+        self.state.add(loss, int(weight), int(utterances), optimization.gradient_norm)
+        self.task.after_step(self.network, optimization.steps_done, optimization.steps)
+        return bool(save), bool(stop)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         candidate = self.task.candidate(self.network, epoch)
         with self.trainer.runtime.autocast():
             metrics = self.objective.evaluate(
                 candidate or self.network,
-                self.parts["validation"].by_length(self.trainer.batch_size),
+                self.parts["validation"].by_length(self.trainer.batch_size, self.share),
                 self.class_names,
+                in_turn,
             ).metrics
         best = self.state.best
         if candidate is not None and (best is None or self.objective.better(metrics, best.metrics)):
@@ -194,26 +212,28 @@ class Fitting:
         self.state.end_epoch(epoch, row)
         self.epoch_order = self.order.get_state()
         self._save()
-        self.on_epoch(self.state.history)
-        if self.signals.received:
+        if not ranks.number():
+            self.on_epoch(self.state.history)
+        if any(ranks.gathered(self.signals.received is not None)):
             self.signals.pass_on()
 
-    def _save_within_epoch(self) -> None:
-        """Where it is time, or where a signal asks this process to end."""
+    def _save_is_due(self) -> bool:
+        """Within an epoch, by the clock of the process that saves."""
         every_s = self.trainer.checkpoint_every_s
-        if self.signals.received or (every_s is not None and time.perf_counter() - self.saved_s >= every_s):
-            self._save()
-        if self.signals.received:
-            self.signals.pass_on()
+        return every_s is not None and not ranks.number() and time.perf_counter() - self.saved_s >= every_s
 
     def _save(self) -> None:
+        generators = ranks.gathered({**random_state(), "augment": self.augment.generator.get_state()})
+        if ranks.number():
+            return
         state = self.state
         content = {
             "state": {**state.content(), "fit_s": self._fit_s()},
             "network": self.network.state_dict(),
             "optimization": self.optimization.state_dict() if self.optimization else {},
             "task": self.task.state(),
-            "generators": {**random_state(), "order": self.epoch_order, "augment": self.augment.generator.get_state()},
+            "order": self.epoch_order,
+            "generators": generators,  # of each rank
         }
         self.files.save(content, state.epoch, state.batches)
         self.saved_s = time.perf_counter()
@@ -228,11 +248,12 @@ class Fitting:
         self.task.load_state(saved["task"])
         if best is not None:
             self.state.best = Best(self._revived(best["network"]), best["epoch"], best["metrics"])
-        generators = saved["generators"]
-        set_random_state(generators)
-        self.order.set_state(generators["order"])
-        self.epoch_order = generators["order"]
-        self.augment.generator.set_state(generators["augment"])
+        self.order.set_state(saved["order"])
+        self.epoch_order = saved["order"]
+        if ranks.number() < len(saved["generators"]):  # more ranks than before draw anew
+            generators = saved["generators"][ranks.number()]
+            set_random_state(generators)
+            self.augment.generator.set_state(generators["augment"])
 
     def _revived(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         """A validated network from its weights: of the float network's kind, or of the task's deployable one."""
@@ -258,4 +279,18 @@ class Fitting:
             trainer.schedule,
             trainer.warmup_share,
             trainer.clip_norm,
+        )
+
+
+def in_turn(outcomes: list[Any]) -> list[Any]:
+    """Those of all ranks in the order of the batches, which the ranks took in turn."""
+    of_ranks = ranks.gathered(outcomes)
+    return [one[number] for number in range(len(of_ranks[0])) for one in of_ranks if number < len(one)]
+
+
+def _refuse_batch_normalization(network: nn.Module) -> None:
+    if ranks.count() > 1 and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
+        raise ValueError(
+            f"encoder.front_channels normalises over the batch, of which each of {ranks.count()} processes sees a part: set "
+            f"encoder.front_channels=0, or start one process"
         )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
 
+from speech_exp import ranks
 from speech_exp.data.batches import Batch
 from speech_exp.training.runtime import Runtime
 
@@ -57,22 +58,27 @@ class Optimization:
         return float(self.scheduler.get_last_lr()[0])
 
     def step(self, parts: list[tuple[Batch, float]], loss_of: Callable[[Batch], torch.Tensor]) -> float:
-        """One step along the gradient of sum(share * loss_of(part)); returns that sum.
+        """One step along the gradient of sum(share * loss_of(part)) over the parts of all ranks; returns that sum.
 
-        Each part's activations are freed before the next part's are made.
+        Each part's activations are freed before the next part's are made. The ranks exchange their gradients after the
+        last part, in one piece and beside no computation: so the sum does not depend on which of them had which part, and
+        a rank without any part takes part like the others (`benchmarks/scaling.py` measures what that costs).
         """
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        loss_sum = torch.zeros((), dtype=parameters[0].dtype, device=parameters[0].device)
         for part, share in parts:
             with self.runtime.autocast():
                 loss = share * loss_of(part)
             self.scaler.scale(loss).backward()
-            losses.append(loss.detach())
-        value = torch.stack(losses).sum().item()  # the device is waited for once, after all was sent to it
+            loss_sum += loss.detach()
+        own = loss_sum.clone()
+        if ranks.count() > 1:
+            ranks.add_([*_gradients(parameters), loss_sum])
+        value = loss_sum.item()  # the device is waited for once, after all was sent to it
         if not math.isfinite(value):
-            self._refuse(value, [identifier for part, _ in parts for identifier in part.ids])
+            self._refuse(value, [] if own.isfinite() else [one for part, _ in parts for one in part.ids])
         self.scaler.unscale_(self.optimizer)
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -91,12 +97,21 @@ class Optimization:
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def _refuse(self, value: float, ids: list[str]) -> None:
+    def _refuse(self, value: float, own_ids: list[str]) -> None:
+        ids = [one for of_rank in ranks.gathered(own_ids) for one in of_rank]
         shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
         raise NonFiniteLossError(
             f"the loss became {value} at step {self.steps_done + 1} of {self.steps} in a batch of {len(ids)} utterances "
             f"({shown}): lower trainer.lr or use trainer.precision=fp32"
         )
+
+
+def _gradients(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """Of all parameters, 0 where there is none."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _adamw(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:

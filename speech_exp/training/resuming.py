@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,6 @@ def plan(folder: Path, resume: Resume, config_hash: str) -> Plan:
     if begun.get("status") == "finished" and results is not None and begun.get("config_hash") == config_hash:
         return Plan(finished=results)
     return Plan(start=folder / "checkpoints" if newest(folder / "checkpoints") else None)
-
-
-def refuse_several_processes(environment: Mapping[str, str]) -> None:
-    """ValueError where torchrun or srun started several processes, each of which would train a model of its own."""
-    for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if int(environment.get(key, "1")) > 1:
-            raise ValueError(
-                f"{environment[key]} processes were started ({key}), but a run trains in one process and on one GPU: start one, "
-                f"or set slurm.tasks_per_node=1"
-            )
 
 
 @contextlib.contextmanager

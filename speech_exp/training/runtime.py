@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from speech_exp import ranks
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -37,12 +39,19 @@ class Runtime:
 
 
 def choose_device(device: Device) -> torch.device:
-    """The device of `trainer.device`; `auto` takes a GPU where there is one."""
+    """The device of `trainer.device`; `auto` takes a GPU where there is one, and each of several processes its own."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("trainer.device=cuda, but torch finds no GPU here: set trainer.device=cpu or auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    if device == "cpu" or ranks.count() == 1:
+        return torch.device(device)
+    number, processes = ranks.on_this_node()
+    if processes > (gpus := torch.cuda.device_count()):
+        raise ValueError(
+            f"{processes} processes were started on a machine with {gpus} GPUs: start one for each GPU, or set trainer.device=cpu"
+        )
+    return torch.device("cuda", number)
 
 
 def set_up(device: Device, precision: Precision, deterministic: bool) -> Runtime:

@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from speech_exp import ranks
+
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]
 
 
@@ -17,7 +19,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: tuple[int, FrameType | None] | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -31,15 +33,18 @@ class StopSignals:
         self._before.clear()
 
     def pass_on(self) -> None:
-        """Act on what was received."""
-        assert self.received is not None
-        number, frame = self.received
-        self.received, handler = None, self._before.get(number)
+        """Act on what this process received, or one that trains with it: rank 0 does it for all, who end with it."""
+        number = next(one for one in ranks.gathered(self.received) if one is not None)
+        self.received = None
+        ranks.from_first(lambda: self._act(number))
+
+    def _act(self, number: int) -> None:
+        handler = self._before.get(number)
         self.__exit__()
         if callable(handler):
-            handler(number, frame)
+            handler(number, None)
         else:
             raise SystemExit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = (number, frame)
+        self.received = number

@@ -16,7 +16,7 @@ from torch import nn
 from speech_exp.training import checkpoint
 
 EpochRow = dict[str, float | str]
-FORMAT = "speech_exp training state 1"
+FORMAT = "speech_exp training state 2"
 _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_batch_(\d+))?\.pt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from speech_exp import ranks
 from speech_exp.data.batches import BatchSize
 from speech_exp.training.optimization import Schedule
 from speech_exp.training.runtime import Device, Precision, Runtime, set_up
@@ -12,7 +13,7 @@ class Trainer:
 
     Args:
         epochs: at most so many.
-        batch_size: utterances of a step.
+        batch_size: utterances of a step, over all processes that train together.
         batch_seconds: seconds of a step with their padding, in place of `batch_size`, which then holds for evaluation only.
         frame_s: time between two frames of features.
         epoch_batches: of an epoch at most; None takes all.
@@ -57,6 +58,11 @@ class Trainer:
         for key, value in {**counts, "patience": patience, "keep": keep}.items():
             if value is not None and value < 1:
                 raise ValueError(f"trainer.{key}={value}: expected at least 1, change trainer.{key}")
+        if batch_seconds is None and batch_size % ranks.count():
+            raise ValueError(
+                f"trainer.batch_size={batch_size} is shared by {ranks.count()} processes, which it must divide among: set "
+                f"trainer.batch_size to a multiple of {ranks.count()}"
+            )
         amounts = {"lr": lr, "clip_norm": clip_norm, "batch_seconds": batch_seconds}
         for key, positive in {**amounts, "checkpoint_every_s": checkpoint_every_s, "watchdog_s": watchdog_s}.items():
             if positive is not None and not positive > 0:

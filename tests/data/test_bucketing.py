@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_exp.data.batches import BatchSize
-from speech_exp.data.bucketing import BucketPlan, share_of_rank
+from speech_exp.data.batches import BatchSize, Share
+from speech_exp.data.bucketing import BucketPlan
 
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=300).map(lambda lengths: np.array(lengths))
 SIZES = st.one_of(st.integers(1, 40).map(BatchSize), st.integers(400, 3000).map(lambda frames: BatchSize(1, frames)))
@@ -51,12 +51,11 @@ def test_ranks_share_each_batch_and_hear_each_utterance_once(ranks, size):
     planned = plan(lengths_U, size, 3)
     heard = []
     for batch in planned.epoch(5):
-        shares = [share_of_rank(batch, rank, ranks) for rank in range(ranks)]
-        assert {share.frames for share in shares} == {batch.frames}  # the same work on each rank
-        counts = [len(share.positions_N) for share in shares]
+        shares = [Share(rank, ranks).of(batch.positions_N) for rank in range(ranks)]
+        counts = [len(share_N) for share_N in shares]
         assert max(counts) - min(counts) <= 1
         assert sum(counts) == len(batch.positions_N)
-        heard += [position for share in shares for position in share.positions_N.tolist()]
+        heard += [position for share_N in shares for position in share_N.tolist()]
     assert sorted(heard) == list(range(1000))
 
 
