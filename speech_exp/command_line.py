@@ -36,7 +36,8 @@ class UserError(CompactHydraException):
 def start(main: Callable[[], None]) -> None:
     """Carry out Hydra's `main`; of several processes that train together the first alone logs and prints."""
     if ranks.number():
-        sys.argv += SILENT_RANK
+        typed = next((at for at, one in enumerate(sys.argv) if at and "=" in one), len(sys.argv))
+        sys.argv[typed:typed] = SILENT_RANK  # Hydra takes all overrides in one piece
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
     main()
 

@@ -7,6 +7,7 @@ MASTER_ADDR and MASTER_PORT; where these are missing there is one, and each func
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import signal
 import threading
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_last_words: list[Callable[[str], None]] = []
+LastWords = Callable[[str, bool], None]  # how another rank ended, and whether by an error or by a signal
+_last_words: list[LastWords] = []
 _LIMIT = timedelta(hours=4)  # ranks wait that long for one that builds a cache or tests the model
 _POLL_S = 0.2
 _NOTICE_S = 1.0  # after an error all ranks have learned of it
@@ -48,10 +50,12 @@ def from_first(make: Callable[[], T]) -> T:
     if count() == 1:
         return make()
     _join()
+    import torch
     import torch.distributed as dist
 
     box = [make() if number() == 0 else None]
-    dist.broadcast_object_list(box, src=0, device=_cpu())
+    with _exchange():
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]  # type: ignore[return-value]
 
 
@@ -63,7 +67,8 @@ def gathered(value: T) -> list[T]:
     import torch.distributed as dist
 
     found: list[Any] = [None] * count()
-    dist.all_gather_object(found, value)
+    with _exchange():
+        dist.all_gather_object(found, value)
     return found
 
 
@@ -87,7 +92,8 @@ def add_(tensors: list[torch.Tensor]) -> None:
     import torch.distributed as dist
 
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
+    with _exchange():
+        dist.all_reduce(flat)
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
 
@@ -99,13 +105,26 @@ def copy_first_(tensors: list[torch.Tensor]) -> None:
     _join()
     import torch.distributed as dist
 
-    for tensor in tensors:
-        dist.broadcast(tensor, src=0)
+    with _exchange():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 @contextmanager
-def last_words(say: Callable[[str], None]) -> Iterator[None]:
-    """Where another rank fails in this context, `say` gets its error just before this process ends."""
+def _exchange() -> Iterator[None]:
+    """Where an exchange fails, another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(
+            f"another process that trains with this one is gone ({error}): what started them says how it ended; the same "
+            f"command goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def last_words(say: LastWords) -> Iterator[None]:
+    """Where another rank ends in this context, `say` is called just before this process ends, too."""
     _last_words.append(say)
     yield
     _last_words.remove(say)  # not after an error, which may be what the end of that rank looks like from here
@@ -128,7 +147,9 @@ def together() -> Iterator[None]:
         over.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another rank has ended
         cause = error.__cause__ or error
-        store.set("error", f"rank {number()}: {type(cause).__name__}: {cause}")
+        store.set(
+            "error", json.dumps([f"rank {number()}: {type(cause).__name__}: {cause}", isinstance(cause, Exception)])
+        )
         time.sleep(_NOTICE_S)
         raise
     finally:
@@ -143,7 +164,7 @@ def _watch(store: Any, over: threading.Event) -> None:
             if store.check(["error"]):
                 for say in _last_words:
                     with suppress(Exception):
-                        say(store.get("error").decode())
+                        say(*json.loads(store.get("error")))
                 time.sleep(_GRACE_S)
                 os._exit(1)
 
@@ -164,9 +185,3 @@ def _join() -> Any:
     )
     atexit.register(dist.destroy_process_group)
     return store
-
-
-def _cpu() -> torch.device:
-    import torch
-
-    return torch.device("cpu")

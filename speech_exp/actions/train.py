@@ -63,7 +63,7 @@ def _train(experiment: Context, start: Path | None) -> float:
     running = record.running(
         seed=experiment.seed, config_hash=experiment.config_hash(), device=device, goes_on=start is not None
     )
-    with ranks.last_words(record.failed_elsewhere), running, ExitStack() as opened:
+    with ranks.last_words(record.ended_elsewhere), running, ExitStack() as opened:
         _note_data(experiment, record)
         experiment.network  # noqa: B018  (its hidden size is solved for here)
         if experiment.task.sizing:

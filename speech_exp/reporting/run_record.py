@@ -98,9 +98,9 @@ class RunRecord:
         }
         self._write_run()
 
-    def failed_elsewhere(self, error: str) -> None:
-        """Another process that trains with this one ended with `error`."""
-        self.finish("failed", error=error)
+    def ended_elsewhere(self, error: str, failed: bool) -> None:
+        """Another process that trains with this one ended, by an error or by a signal."""
+        self.finish("failed" if failed else "interrupted", error=error)
 
     def data_read(self, fingerprint: str, dropped: Iterable[Mapping[str, str]] = ()) -> None:
         """Record which data the run reads; `dropped` items have `id` and `reason`."""

@@ -128,7 +128,7 @@ def main(case, folder, signal_at="0"):
 
 def fail_together():
     """Rank 1 fails while rank 0 waits for it and rank 2 sleeps."""
-    with ranks.last_words(lambda error: print(f"rank {ranks.number()} hears: {error}", flush=True)):
+    with ranks.last_words(lambda error, failed: print(f"rank {ranks.number()} hears: {error}, {failed}", flush=True)):
         ranks.gathered(0)
         if ranks.number() == 1:
             raise ValueError("the disk of rank 1 is full")

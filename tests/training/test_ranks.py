@@ -109,4 +109,6 @@ def test_an_error_of_one_rank_is_the_only_one_and_ends_all_soon(tmp_path):
     assert "ValueError: the disk of rank 1 is full" in printed[1]
     assert "Traceback" not in printed[0] + printed[2]
     for rank in (0, 2):
-        assert printed[rank].splitlines()[-1] == f"rank {rank} hears: rank 1: ValueError: the disk of rank 1 is full"
+        assert (
+            printed[rank].splitlines()[-1] == f"rank {rank} hears: rank 1: ValueError: the disk of rank 1 is full, True"
+        )
