@@ -5,9 +5,11 @@ import json
 import math
 
 import pytest
+import torch
 from composition import experiment
 
 from speech_exp.reporting.results_schema import validate_results
+from speech_exp.training.state import StateFiles, newest
 
 TINY = (
     "encoder=asr_small",
@@ -16,7 +18,7 @@ TINY = (
     "encoder.attention_heads=2",
     "model.hidden_size=8",
     "trainer.epochs=2",
-    "trainer.batch_size=8",
+    "trainer.batch_size=3",
     "trainer.epoch_batches=2",
     "dataset.workers=0",
 )
@@ -68,6 +70,30 @@ def test_a_run_leaves_every_file_and_names_what_it_dropped(run):
         history = list(csv.DictReader(file))
     assert all(float(row["memory_gb"]) > 0.1 for row in history)
     assert {path.stem for path in (run / "figures").iterdir()} >= {"training_curves", "posterior", "features"}
+
+
+def test_a_run_broken_off_within_an_epoch_ends_as_one_that_was_not(run, act, tmp_path, monkeypatch):
+    """With dropout, whose generator is the process's: a pass over the corpus must not draw from it."""
+    same = (*TINY, "model=lmu", "seed=3", "trainer.checkpoint_every_s=1e-9")
+    save = StateFiles.save
+
+    def save_and_break_off(files, content, epoch, batches):
+        save(files, content, epoch, batches)
+        if (epoch, batches) == (0, 1):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(StateFiles, "save", save_and_break_off)
+        act(tmp_path, *same)
+    assert newest(tmp_path / "checkpoints").name == "checkpoint_epoch_0_batch_1.pt"
+    act(tmp_path, *same)
+    assert json.loads((tmp_path / "run.json").read_text())["goes_on"]
+    last = [folder / "checkpoints" / "checkpoint_epoch_2.pt" for folder in (run, tmp_path)]
+    expected, found = (torch.load(path, weights_only=True)["network"] for path in last)
+    assert expected.keys() == found.keys()
+    for name, weights in expected.items():
+        assert torch.equal(weights, found[name]), name
+    assert results(tmp_path)["metrics"] == results(run)["metrics"]
 
 
 @pytest.mark.parametrize("part", ["validation", "test", "train"])

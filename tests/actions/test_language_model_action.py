@@ -5,6 +5,7 @@ import torch
 from composition import experiment
 
 from speech_exp.actions.language_model import BuildLanguageModel, transcripts
+from speech_exp.data.readers import RecordingReader
 from speech_exp.objectives.decoders import Beam, Greedy
 from speech_exp.objectives.text import SYMBOLS, to_ids
 
@@ -32,6 +33,23 @@ def test_the_training_transcripts_become_a_file_that_the_decoder_reads(strings, 
 def test_transcripts_are_those_of_the_part_in_its_order(strings):
     expected = [string.text for string in strings.features.parts["validation"].strings]
     assert list(transcripts(strings, "validation")) == expected
+
+
+def test_no_audio_of_a_corpus_is_read_for_its_transcripts(compose, small_release, tmp_path, monkeypatch):
+    corpus = ("dataset=gigaspeech", f"dataset.root={small_release}", f"dataset.prepared={tmp_path}")
+    small = ("encoder=asr_small", "dataset.workers=0", "trainer.device=cpu")
+    unread = "features.normalization=utterance"  # statistics would be taken of audio
+    built = experiment(compose("action=language_model", *corpus, *small, unread), tmp_path / "run")
+
+    def refuse(reader, number):
+        raise AssertionError(f"utterance {number} was read")
+
+    monkeypatch.setattr(RecordingReader, "__call__", refuse)
+    texts = list(transcripts(built, "train"))
+    assert len(texts) == len(built.features.parts["train"])
+    assert all(text and set(text) <= set(SYMBOLS) for text in texts)
+    with pytest.raises(AssertionError, match="was read"):
+        next(built.features.parts["train"].in_order(1))
 
 
 def test_a_text_file_takes_their_place_in_lower_case(strings, tmp_path, capsys):

@@ -128,6 +128,15 @@ def test_workers_change_nothing_and_a_seed_decides(table):
     assert len(heard) > 1
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_pass_draws_from_the_generator_of_dropout(table, workers):
+    part = utterances(table, workers=workers, speeds=[0.9, 1.1])
+    before = torch.get_rng_state()
+    for way in (part.in_order(2), part.by_length(2), part.sample(2), part.shuffled(BatchSize(2), torch.Generator())):
+        assert list(way)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_training_names_what_cannot_be_read_and_goes_on(table):
     part = utterances(table, read=partly_broken)
     for _ in range(2):

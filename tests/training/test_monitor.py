@@ -132,3 +132,24 @@ time.sleep(0.4)
     assert "stalled_step" not in before
     assert after.count("in stalled_step") == 1
     assert "Timeout (0:00:00.2" in after
+
+
+def test_no_step_is_watched_while_the_watchdog_rests():
+    """As in validation, which may take longer than a step."""
+    script = """
+import sys
+import time
+from speech_exp.training.monitor import Watchdog
+
+with Watchdog(0.2) as watchdog:
+    watchdog.step()
+    watchdog.rest()
+    time.sleep(0.6)
+    print("rest is over", file=sys.stderr, flush=True)
+    watchdog.step()
+    time.sleep(0.6)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, _, after = done.stderr.partition("rest is over")
+    assert before == ""
+    assert "Timeout (0:00:00.2" in after

@@ -59,6 +59,28 @@ def test_a_run_goes_on_elsewhere(tmp_path):
         plan(tmp_path / "new", str(tmp_path / "nothing"), "abc")
 
 
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_a_job_that_is_put_into_the_queue_again_goes_on_from_its_own_states(tmp_path, status):
+    """It repeats its command, resume=FOLDER with it, but has come further than that folder."""
+    other, own = run_folder(tmp_path / "other", "failed"), run_folder(tmp_path / "own", status)
+    assert plan(own, str(other), "abc") == Plan(start=own / "checkpoints")
+    (own / "checkpoints" / "checkpoint_epoch_3.pt").unlink()
+    assert plan(own, str(other), "abc") == Plan(start=other / "checkpoints")
+
+
+def test_what_went_on_elsewhere_to_its_end_is_not_repeated(tmp_path):
+    other = run_folder(tmp_path / "other", "failed")
+    own = run_folder(tmp_path / "own", "finished", results=True)
+    assert plan(own, str(other), "abc") == Plan(finished={"metrics": {}})
+
+
+@pytest.mark.parametrize("status", ["interrupted", "finished"])
+def test_another_run_in_the_folder_does_not_keep_a_run_from_going_on_from_elsewhere(tmp_path, status):
+    other = run_folder(tmp_path / "other", "failed")
+    own = run_folder(tmp_path / "own", status, config_hash="other", results=status == "finished")
+    assert plan(own, str(other), "abc") == Plan(start=other / "checkpoints")
+
+
 def _hold(folder, begun, end):
     with alone(folder):
         begun.set()

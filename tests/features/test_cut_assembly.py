@@ -1,0 +1,64 @@
+"""Parts of a corpus: each computes on the device by a transform and statistics of its own; the extractor stays where it is."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from speech_exp.data.selection import Limits
+from speech_exp.features.cut_assembly import assemble_cuts
+from speech_exp.features.logmel import LogMel
+from speech_exp.features.normalization import Normalizer
+from speech_exp.objectives.text import to_ids
+
+CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")  # meta stands for a GPU: tensors there hold no values
+
+
+def assemble(loaded_cuts, normalizer, device):
+    extractor = LogMel(loaded_cuts.sample_rate_hz, 0.025, 0.01, 512, 20, 20.0, None, 1e-6)
+    limits = Limits(0.5, 20.0, None)
+    return extractor, assemble_cuts(loaded_cuts, limits, extractor, {}, normalizer, to_ids, 2, [1.0], 0, device).parts
+
+
+def devices(part):
+    tensors = [*part.transform.buffers(), *part.normalizer.statistics().values()]
+    return {tensor.device for tensor in tensors}
+
+
+def test_the_extractor_and_the_statistics_stay_on_the_cpu(loaded_cuts):
+    """They are saved in checkpoints, and make features of single files."""
+    normalizer = Normalizer("global")
+    normalizer.load({"mean_F": torch.zeros(20), "std_F": torch.ones(20)})
+    extractor, parts = assemble(loaded_cuts, normalizer, ELSEWHERE)
+    assert all(devices(part) == {ELSEWHERE} for part in parts.values())
+    assert {buffer.device for buffer in extractor.transform.buffers()} == {CPU}
+    assert {value.device for value in normalizer.statistics().values()} == {CPU}
+
+
+@pytest.fixture(scope="module")
+def fitted(loaded_cuts):
+    normalizer = Normalizer("global")
+    return normalizer, *assemble(loaded_cuts, normalizer, CPU)
+
+
+def test_each_part_has_a_transform_of_its_own(fitted):
+    _, extractor, parts = fitted
+    transforms = [extractor.transform, *(part.transform for part in parts.values())]
+    assert len(transforms) == 4
+    assert all(one is not other for one, other in combinations(transforms, 2))
+
+
+def test_statistics_of_the_training_part_normalise_all_parts(fitted):
+    normalizer, _, parts = fitted
+    statistics = normalizer.statistics()
+    assert statistics
+    for part in parts.values():
+        for name, value in part.normalizer.statistics().items():
+            assert torch.equal(value, statistics[name])
+    frames_NF = torch.cat([
+        features_TF[:frames]
+        for batch in parts["train"].sample(8)
+        for features_TF, frames in zip(batch.features_BTF, batch.lengths_B.tolist(), strict=True)
+    ])  # fmt: skip
+    torch.testing.assert_close(frames_NF.mean(0), torch.zeros(20), rtol=0, atol=1e-3)
+    torch.testing.assert_close(frames_NF.std(0), torch.ones(20), rtol=0, atol=1e-3)
