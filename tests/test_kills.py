@@ -97,6 +97,7 @@ def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, numbe
     assert process.returncode == 128 + number
     (state,) = states(tmp_path / "run" / "checkpoints")
     assert state.name != "checkpoint_epoch_1.pt"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     finish(tmp_path)
     assert found(whole)[:3] == found(tmp_path)[:3]
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,17 +47,16 @@ class RunRecord:
         command: Sequence[str] | None = None,
         goes_on: bool = False,
     ) -> Iterator[RunRecord]:
-        """Start the record, and finish it as `finished`, `interrupted` (Ctrl-C) or `failed`; exceptions go on."""
+        """Start the record, and finish it as `finished`, `interrupted` (Ctrl-C, a signal) or `failed`; exceptions go on."""
         self.start(seed=seed, config_hash=config_hash, device=device, command=command, goes_on=goes_on)
         try:
             yield self
-        except KeyboardInterrupt:
-            with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
-                self.finish("interrupted", error="KeyboardInterrupt: stopped by the user")
-            raise
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                self.finish("failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+            with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+                if stopped := _stopped_by(error):
+                    self.finish("interrupted", error=stopped)
+                else:
+                    self.finish("failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
             raise
         self.finish("finished")
 
@@ -154,6 +154,15 @@ class RunRecord:
     def _write_run(self) -> None:
         if self._writes:
             files.write_json(self.folder / "run.json", self._run)
+
+
+def _stopped_by(error: BaseException) -> str | None:
+    """Who asked the run to end; None where it failed. A signal's exit status is 128 and its number."""
+    if isinstance(error, KeyboardInterrupt):
+        return "KeyboardInterrupt: stopped by the user"
+    if isinstance(error, SystemExit):
+        return next((f"{one.name}: stopped by a signal" for one in signal.Signals if error.code == 128 + one), None)
+    return None
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

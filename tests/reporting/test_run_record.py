@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def test_finished_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(KeyboardInterrupt(), "interrupted"), (ValueError("loss is inf at step 7"), "failed"), (SystemExit(2), "failed")],
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (ValueError("loss is inf at step 7"), "failed"),
+        *((SystemExit(code), "failed") for code in (2, 255)),
+    ],
 )
 def test_run_that_ends_early_says_why_and_the_exception_goes_on(
     tmp_path: Path, error: BaseException, status: str
@@ -60,6 +65,17 @@ def test_run_that_ends_early_says_why_and_the_exception_goes_on(
     assert type(error).__name__ in found["error"]
     assert (found["trace"] is not None) == (status == "failed")
     assert read_history(tmp_path / "history.csv") == [{"epoch": 1.0, "val_accuracy": 0.5}]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_run_that_a_signal_ends_was_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    record = RunRecord(tmp_path)
+    with pytest.raises(SystemExit), record.running(**START):
+        raise SystemExit(128 + number)
+    found = read(record)
+    assert (found["status"], found["error"]) == ("interrupted", f"{number.name}: stopped by a signal")
+    assert found["trace"] is None
+    assert found["finished"] >= found["started"]
 
 
 def test_new_start_removes_the_results_of_an_earlier_run(tmp_path: Path, results: dict[str, Any]) -> None:
