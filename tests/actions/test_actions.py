@@ -1,6 +1,5 @@
 """Each action on the bundled recordings, through the composition root, in this process."""
 
-import csv
 import json
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from composition import experiment
+from run_files import best, table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speech_exp.data.digits import BUNDLED
@@ -34,11 +34,6 @@ def run(request, compose, cache, tmp_path_factory):
     return folder, results, request.param
 
 
-def best(folder):
-    (path,) = folder.glob("checkpoints/*_best.pt")
-    return path
-
-
 def test_train_leaves_every_file_of_a_run(run):
     folder, results, model = run
     validate_results(results)
@@ -47,8 +42,7 @@ def test_train_leaves_every_file_of_a_run(run):
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["seed"], record["dropped"]) == ("finished", 5, [])
     assert len(record["data_fingerprint"]) == 64
-    with (folder / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
+    history = table(folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint_epoch_2.pt", best(folder).name}
     assert best(folder).name == f"checkpoint_epoch_{results['best_epoch']}_best.pt"
@@ -64,8 +58,7 @@ def test_loggers_are_told_every_epoch_and_the_results(compose, cache, tmp_path):
 
 def test_the_predictions_carry_the_reported_accuracy(run):
     folder, results, _ = run
-    with (folder / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(folder / "predictions.csv")
     assert len({row["id"] for row in rows}) == len(rows) == 120
     assert all(row["id"].startswith(row["reference"] + "_") for row in rows)
     right = sum(row["reference"] == row["prediction"] for row in rows)
@@ -140,8 +133,7 @@ def test_predict_agrees_over_rates_channels_and_formats(run, compose, cache, tmp
 
 def test_predict_gives_the_probability_that_the_test_gave(run, compose, cache, tmp_path, capsys):
     folder, _, _ = run
-    with (folder / "predictions.csv").open() as file:
-        row = next(row for row in csv.DictReader(file) if row["id"] == RECORDING.stem)
+    row = next(row for row in table(folder / "predictions.csv") if row["id"] == RECORDING.stem)
     act(compose, tmp_path, cache, "action=predict", f"checkpoint={best(folder)}", f"audio={RECORDING}")
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split("\t")[1] == row["prediction"]

@@ -1,13 +1,12 @@
 """Runs of the constrained tasks through the composition root: what is reported is what deploys, and evaluate proves it."""
 
-import csv
 import json
 
 import pytest
 import torch
 from composition import experiment
+from run_files import best, results, table
 
-from speech_exp.reporting.results_schema import validate_results
 from speech_exp.tasks.task import CertificateError
 from speech_exp.training.checkpoint import load_deployable, save_deployable
 
@@ -28,17 +27,6 @@ def act(compose, cache):
 def evaluate(act, folder, path):
     act(folder, "action=evaluate", f"checkpoint={path}", defaults=("dataset=digits_demo", "trainer.device=cpu"))
     return json.loads((folder / "evaluation.json").read_text())
-
-
-def results(folder):
-    found = json.loads((folder / "results.json").read_text())
-    validate_results(found)
-    return found
-
-
-def best(folder):
-    (path,) = folder.glob("checkpoints/*_best.pt")
-    return path
 
 
 @pytest.fixture(scope="module", params=["gru", "lstm", "lmu"])
@@ -139,8 +127,7 @@ def test_quantisation_aware_training_is_validated_in_integers(act, gru, tmp_path
     )
     found = results(tmp_path)
     assert (found["epochs"], found["kd"]) == (2, "teacher")
-    with (tmp_path / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(tmp_path / "history.csv")
     assert [row["phase"] for row in rows] == ["quantisation-aware"] * 2
     assert found["metrics"]["test_float"] == results(gru)["metrics"]["test"]
     # What was chosen in training is what deploys: the same integer network, the same validation.

@@ -1,14 +1,13 @@
 """The corpus from the release to a recogniser through the composition root, on two real recordings at toy size."""
 
-import csv
 import json
 import math
 
 import pytest
 import torch
 from composition import experiment
+from run_files import best, results, table
 
-from speech_exp.reporting.results_schema import validate_results
 from speech_exp.training.state import StateFiles, newest
 
 TINY = (
@@ -39,12 +38,6 @@ def act(compose, small_release, tmp_path_factory):
     return run
 
 
-def results(folder):
-    found = json.loads((folder / "results.json").read_text())
-    validate_results(found)
-    return found
-
-
 @pytest.fixture(scope="module")
 def run(act, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -52,22 +45,15 @@ def run(act, tmp_path_factory):
     return folder
 
 
-def best(folder):
-    (path,) = folder.glob("checkpoints/*_best.pt")
-    return path
-
-
 def test_a_run_leaves_every_file_and_names_what_it_dropped(run):
     found = results(run)
     assert (found["dataset"], found["objective"], found["features"]) == ("gigaspeech", "ctc", "logmel80")
     record = json.loads((run / "run.json").read_text())
     assert {item["reason"] for item in record["dropped"]} >= {"a garbage tag: no speech to learn"}
-    with (run / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(run / "predictions.csv")
     assert rows
     assert not any("<" in row["reference"] for row in rows)
-    with (run / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
+    history = table(run / "history.csv")
     assert all(float(row["memory_gb"]) > 0.1 for row in history)
     assert {path.stem for path in (run / "figures").iterdir()} >= {"training_curves", "posterior", "features"}
 
@@ -175,7 +161,6 @@ def test_a_few_utterances_can_be_learned_by_heart(act, tmp_path):
     given = ["encoder=asr_small", "augment=none", "encoder.dropout=0", "objective.dropout=0", "dataset.workers=0"]
     trainer = ["trainer.epochs=60", "trainer.batch_size=2", "trainer.lr=2e-3"]
     act(tmp_path / "run", *given, *trainer, "model=lmu", "seed=0")
-    with (tmp_path / "run" / "history.csv").open() as file:
-        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    losses = [float(row["train_loss"]) for row in table(tmp_path / "run" / "history.csv")]
     assert losses[0] > 2.5
     assert losses[-1] < 0.1  # a character; the best epoch is another one, by what was never heard

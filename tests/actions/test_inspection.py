@@ -1,6 +1,5 @@
 """action=inspect: what it tells is compared with the recordings and transcripts themselves."""
 
-import csv
 import io
 import json
 from collections import Counter
@@ -14,6 +13,7 @@ import soundfile
 import torch
 from composition import experiment
 from hydra.errors import ConfigCompositionException
+from run_files import table
 
 from speech_exp.actions import inspection
 from speech_exp.actions.prepare import Prepare
@@ -73,11 +73,6 @@ def corpus(inspect, gigaspeech_root, tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(inspect, tmp_path_factory):
     return inspect(tmp_path_factory.mktemp("digits"), "dataset=digits_demo", "listen=3")
-
-
-def table(path):
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

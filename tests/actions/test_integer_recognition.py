@@ -1,12 +1,11 @@
 """Task B2 where only the recurrent layers compute in integers: recognisers, and classifiers with attention, at toy size."""
 
-import csv
 import json
 
 import pytest
 from composition import experiment
+from run_files import best, results, table
 
-from speech_exp.reporting.results_schema import validate_results
 from speech_exp.training.checkpoint import load_deployable, save_deployable
 
 # A few recordings of the bundled synthetic voices.
@@ -39,17 +38,6 @@ def float_run(request, act, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     act(folder, *STRINGS, *BLOCKS, f"model={request.param}", "task=B1", "trainer.epochs=2", "seed=3")
     return folder, request.param
-
-
-def results(folder):
-    found = json.loads((folder / "results.json").read_text())
-    validate_results(found)
-    return found
-
-
-def best(folder):
-    (path,) = folder.glob("checkpoints/*_best.pt")
-    return path
 
 
 def evaluate(act, folder, path):
@@ -100,8 +88,7 @@ def test_quantisation_aware_epochs_with_a_teacher_are_validated_in_integers(act,
     typed = (f"model={model}", "task=B2", "task.qat_epochs=1", f"task.float_checkpoint={start}", "kd=teacher")
     act(tmp_path / "run", *STRINGS, *BLOCKS, *typed, f"kd.run={start}", "seed=3")
     found = results(tmp_path / "run")
-    with (tmp_path / "run" / "history.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = table(tmp_path / "run" / "history.csv")
     assert row["phase"] == "quantisation-aware"
     assert [float(row[f"val_{name}"]) for name in EXACT] == [found["metrics"]["val"][name] for name in EXACT]
     assert found["metrics"]["test"]["loss"] < found["engines"]["float"]["metrics"]["loss"]  # it went on learning

@@ -1,12 +1,10 @@
 """Connected digits from data to text through the composition root, on the bundled recordings at toy size."""
 
-import csv
 import json
 
 import pytest
 from composition import choices, experiment
-
-from speech_exp.reporting.results_schema import validate_results
+from run_files import best, results, table
 
 # The strings are of the bundled synthetic voices.
 DATA = ("dataset=fsdd_strings", "dataset.bundled=true", "dataset.folder=digits_demo", "dataset.split=random")
@@ -33,12 +31,6 @@ def act(compose):
     return run
 
 
-def results(folder):
-    found = json.loads((folder / "results.json").read_text())
-    validate_results(found)
-    return found
-
-
 @pytest.fixture(scope="module", params=["gru", "lmu"])
 def run(request, act, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
@@ -46,22 +38,16 @@ def run(request, act, tmp_path_factory):
     return folder
 
 
-def best(folder):
-    (path,) = folder.glob("checkpoints/*_best.pt")
-    return path
-
-
 def test_a_run_leaves_every_file(run):
     found = results(run)
     assert (found["objective"], found["encoder"], found["features"]) == ("ctc", "asr_small", "logmel40")
     assert {path.stem for path in (run / "figures").iterdir()} == FIGURES
     assert (run / "worst_utterances.txt").read_text().count("REF ") >= 1
-    with (run / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(run / "predictions.csv")
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
     assert sum(len(row["reference"].split()) for row in rows) == found["metrics"]["test_edits"]["words"] > 300
-    with (run / "history.csv").open() as file:
-        assert float(list(csv.DictReader(file))[found["best_epoch"] - 1]["val_wer"]) == found["metrics"]["val"]["wer"]
+    history = table(run / "history.csv")
+    assert float(history[found["best_epoch"] - 1]["val_wer"]) == found["metrics"]["val"]["wer"]
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam"])

@@ -1,0 +1,24 @@
+"""What a run leaves in its folder, as tests read it."""
+
+import csv
+import json
+
+from speech_exp.reporting.results_schema import validate_results
+
+
+def results(folder):
+    found = json.loads((folder / "results.json").read_text())
+    validate_results(found)
+    return found
+
+
+def best(folder):
+    """The file of the deployable model."""
+    (path,) = folder.glob("checkpoints/*_best.pt")
+    return path
+
+
+def table(path):
+    """Rows of a CSV file by the names of its columns."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
