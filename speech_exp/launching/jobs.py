@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from omegaconf import read_write
 from submitit import JobEnvironment, SlurmExecutor, SlurmJob
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 from submitit.helpers import TorchDistributedEnvironment
@@ -42,7 +43,8 @@ class Run:
             # Each sees all GPUs of its node, of which it takes its own.
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if ranks.number():
-            self.launcher.config.hydra.overrides.hydra += SILENT_RANK
+            with read_write(self.launcher.config.hydra):
+                self.launcher.config.hydra.overrides.hydra.extend(SILENT_RANK)
             self.launcher.hydra_context.callbacks = Callbacks()
         returned = self.launcher(*arguments)
         _ = returned.return_value

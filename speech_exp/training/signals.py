@@ -41,10 +41,13 @@ class StopSignals:
     def _act(self, number: int) -> None:
         handler = self._before.get(number)
         self.__exit__()
-        if callable(handler):
-            handler(number, None)
-        else:
-            raise SystemExit(128 + number)
+        try:
+            if callable(handler):
+                handler(number, None)
+                return
+        except SystemExit:  # submitit's, after it has put the job into the queue again, does not say why
+            pass
+        raise SystemExit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -128,6 +128,22 @@ def test_dry_run_submits_nothing(start, cluster):
     assert cluster.jobs() == {}
 
 
+def whole(cluster, folder, *typed):
+    """The same run, undisturbed and in one process of this machine."""
+    small = [*SMALL, *typed, f"hydra.run.dir={folder}"]
+    subprocess.run([sys.executable, RUN, *small], check=True, capture_output=True, env=cluster.environment)
+    return folder
+
+
+def check_equal(one, other):
+    for part in ("val", "test"):
+        found, expected = (
+            json.loads((folder / "results.json").read_text())["metrics"][part] for folder in (one, other)
+        )
+        assert found == expected
+    assert (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
+
+
 @pytest.mark.parametrize("disturbance", ["scontrol requeue", "scancel --signal=USR2"])
 def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
     """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
@@ -149,13 +165,79 @@ def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, clu
     assert status == 0, err
     (disturbed,) = (path for path in sweep.iterdir() if (path / "results.json").exists())
     assert json.loads((disturbed / "run.json").read_text())["goes_on"] is True
+    check_equal(disturbed, whole(cluster, tmp_path / "whole", *long))
 
-    small = [*SMALL, *long, f"hydra.run.dir={tmp_path / 'whole'}"]
-    subprocess.run([sys.executable, RUN, *small], check=True, capture_output=True, env=cluster.environment)
-    for part in ("val", "test"):
-        found, expected = (
-            json.loads((folder / "results.json").read_text())["metrics"][part]
-            for folder in (disturbed, tmp_path / "whole")
-        )
-        assert found == expected
-    assert (disturbed / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
+
+def test_a_job_whose_time_is_over_goes_on_in_another(start, cluster, tmp_path):
+    """SLURM itself signals: 30 s before the end of the minute that the job asked for."""
+    long = ("trainer.epochs=1200", "seed=4")
+    process = start(*long, "slurm.time_min=1", "slurm.signal_delay_s=30", "slurm.max_num_timeout=20")
+    status, out, err = finish(process)
+    assert status == 0, err
+    (run,) = (path.parent for path in tmp_path.glob("sweep/*/results.json"))
+    assert json.loads((run / "run.json").read_text())["goes_on"] is True
+    ((_, state, _, _),) = cluster.accounts(number_of(out))
+    assert state == "COMPLETED"
+    logs = "".join(path.read_text() for path in tmp_path.glob("sweep/.submitit/*/*_log.err"))
+    assert "this job is timed-out" in logs
+    check_equal(run, whole(cluster, tmp_path / "whole", *long))
+
+
+TWO = ("slurm.tasks_per_node=2", "augment=none", "trainer.batch_size=16")
+
+
+def test_two_tasks_train_one_model(start, cluster, tmp_path):
+    status, out, err = finish(start(*TWO))
+    assert status == 0, err
+    ((_, state, _, _),) = cluster.accounts(number_of(out))
+    assert state == "COMPLETED"
+    (run,) = (tmp_path / "sweep").glob("augment=*")
+    assert json.loads((run / "run.json").read_text())["processes"] == 2
+    assert len(list((tmp_path / "sweep").glob("*/results.json"))) == 1
+    assert (run / "run.log").exists()
+    alone = whole(cluster, tmp_path / "whole", *TWO[1:])
+    found, expected = (json.loads((one / "results.json").read_text())["metrics"]["val"] for one in (run, alone))
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("disturbance", ["scontrol requeue", "scancel --signal=USR2"])
+def test_two_tasks_are_put_into_the_queue_again_together(start, cluster, tmp_path, disturbance):
+    process = start(*TWO, "trainer.epochs=100", "trainer.checkpoint_every_s=0.2")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("sweep/*/checkpoints/checkpoint_epoch_5*.pt")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (number,) = cluster.jobs()
+    cluster.ask(*disturbance.split(), number)
+    status, _, err = finish(process)
+    assert status == 0, err
+    (run,) = (path.parent for path in tmp_path.glob("sweep/*/results.json"))
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], record["goes_on"], record["processes"]) == ("finished", True, 2)
+    assert len((run / "history.csv").read_text().splitlines()) == 101
+
+
+def test_an_error_of_one_task_ends_both_and_is_shown(start, cluster, tmp_path):
+    status, out, err = finish(start(*TWO, "trainer.batch_size=15"))
+    assert status == 1
+    assert "trainer.batch_size=15 is shared by 2 processes, which it must divide among" in err
+    ((_, state, _, _),) = cluster.accounts(number_of(out))
+    assert state == "FAILED"
+
+
+def test_a_search_learns_from_jobs_and_completes_its_trials(start, cluster, tmp_path):
+    """The trials are jobs, two at a time; the same command again adds what lacks and no more."""
+    typed = ("experiment=search_lr", "hydra.sweeper.n_jobs=2")
+    status, out, err = finish(start(*typed, "hydra.sweeper.n_trials=2"))
+    assert status == 0, err
+    status, out, err = finish(start(*typed, "hydra.sweeper.n_trials=4"))
+    assert status == 0, err
+    assert "2 of 4 trials are finished already" in out
+    results = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/results.json")]
+    assert len(results) == 4
+    best = max(one["metrics"]["val"]["accuracy"] for one in results)
+    assert f"validation accuracy {best:.2%}" in out
+    status, out, err = finish(start(*typed, "hydra.sweeper.n_trials=4"))
+    assert status == 0, err
+    assert "submitted" not in out
