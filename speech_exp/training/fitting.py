@@ -128,7 +128,10 @@ class Fitting:
         before_s, started_s = state.epoch_s, time.perf_counter()
         limit = self.trainer.epoch_batches
         batches = self.train.shuffled(self.trainer.training_batch, self.order, state.batches, self.share)
-        for batch in self._watched(islice(batches, None if limit is None else limit - state.batches)):
+        left = None if limit is None else limit - state.batches
+        if left == 0:
+            next(batches, None)  # draws the epoch's order, as before it was broken off after its last batch
+        for batch in self._watched(islice(batches, left)):
             save, stop = self._step(batch, optimization)
             state.epoch_s = before_s + time.perf_counter() - started_s
             if save or stop:

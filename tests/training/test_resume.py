@@ -118,6 +118,15 @@ def test_a_fit_broken_off_anywhere_ends_as_one_that_was_not(tmp_path, name):
         check_equal(expected, fit(KillingFiles(folder, folder), make_task))
 
 
+@pytest.mark.parametrize("last", range(1, 8))
+def test_epochs_of_a_few_batches_are_broken_off_after_any_of_them(tmp_path, last):
+    """Three of the five batches: after the third nothing is left of the epoch but its validation."""
+    expected = fit(KillingFiles(tmp_path / "whole", None), Task, epoch_batches=3)
+    with pytest.raises(KilledError):
+        fit(KillingFiles(tmp_path / "b", None, last), Task, epoch_batches=3)
+    check_equal(expected, fit(KillingFiles(tmp_path / "b", tmp_path / "b"), Task, epoch_batches=3))
+
+
 def test_a_fit_may_be_broken_off_again_and_again(tmp_path):
     expected = fit(KillingFiles(tmp_path / "whole", None), TASKS["inq"], model="lmu")
     for attempt in itertools.count():
