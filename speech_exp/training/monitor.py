@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import os
+import socket
 import sys
 import threading
+import time
 import weakref
 
 import torch
+
+from speech_exp import ranks
 
 _STANDARD_ERROR = 2  # its file descriptor
 SAMPLE_S = 1.0  # the driver itself averages over up to a second
@@ -82,24 +87,41 @@ def _resident_peak() -> dict[str, float]:
 class Watchdog:
     """Reports a step that stalls: what each thread of this process was doing goes to standard error, once a step.
 
+    Where several processes train together, each reports, for all wait for the one that stalls, and says which it is.
+
     Args:
         limit_s: time between two steps that is too long; None never reports.
     """
 
     def __init__(self, limit_s: float | None) -> None:
         self.limit_s = limit_s
+        self._due_s = math.inf
+        self._over = threading.Event()
 
     def __enter__(self) -> Watchdog:
+        if self.limit_s is not None and ranks.count() > 1:
+            threading.Thread(target=self._introduce, args=(self.limit_s / 10,), daemon=True).start()
         return self
 
     def step(self) -> None:
         """A step begins, so the one before is over."""
         if self.limit_s is not None:
+            self._due_s = time.monotonic() + self.limit_s
             faulthandler.dump_traceback_later(self.limit_s, file=_STANDARD_ERROR)
 
     def rest(self) -> None:
         """No step is in progress: validation may take its time."""
+        self._due_s = math.inf
         faulthandler.cancel_dump_traceback_later()
 
     def __exit__(self, *error: object) -> None:
+        self._over.set()
         self.rest()
+
+    def _introduce(self, every_s: float) -> None:
+        """Name the rank of a report; not faulthandler, which works where Python itself is stuck, but cannot say that."""
+        while not self._over.wait(every_s):
+            if time.monotonic() > self._due_s:
+                self._due_s = math.inf
+                where = f"process {os.getpid()} on {socket.gethostname()}"
+                print(f"rank {ranks.number()} ({where}) stalls, as shown above", file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ class Trainer:
         mlflow: also tell the MLflow server of this tracking URI.
         wandb: also tell this project of Weights & Biases.
         checkpoint_every_s: after so long the training state is saved within an epoch, too; None: after epochs alone.
-        watchdog_s: a step that takes longer is reported with the stack of each thread; None: never.
+        watchdog_s: a step that takes longer is reported with the stack of each thread of each process; None: never.
         keep: training states that are kept.
     """
 

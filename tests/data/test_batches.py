@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shares import check_shares
 
 from speech_exp.data.batches import Batch, BatchSize, InMemoryUtterances
 
@@ -94,6 +95,11 @@ def test_by_length_gives_each_recording_once_the_shortest_first(lengths_WU: list
     assert sorted(utterance for batch in batches for utterance in batch.ids) == sorted(part.ids)
     for batch in batches:
         assert set(check(part, batch)) == {0}
+
+
+@given(sizes, st.integers(1, 12), st.integers(1, 8))
+def test_processes_share_every_batch_and_evaluation(lengths_WU: list[list[int]], batch_size: int, ranks: int) -> None:
+    check_shares(utterances(lengths_WU), batch_size, ranks)
 
 
 @given(sizes, st.integers(2, 50))

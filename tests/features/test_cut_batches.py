@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shares import check_shares
 
 from speech_exp.data.audio import AudioError
-from speech_exp.data.batches import BatchSize
+from speech_exp.data.batches import BatchSize, Share
 from speech_exp.data.cuts import TableWriter, open_table
 from speech_exp.data.selection import Limits, named, speech
 from speech_exp.features.cut_batches import CutUtterances
@@ -108,6 +109,22 @@ def test_each_way_through_a_part_meets_each_utterance_once(table, workers):
             assert text == first[name][1]
     assert part.lengths_WU.tolist() == [[51, 101, 71, 201, 31]]
     assert part.ids == ["u0", "u1", "u3", "u6", "u7"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_processes_share_every_batch_and_read_no_more(table, ranks):
+    check_shares(utterances(table), 2, ranks)
+    read = []
+
+    def noting(number):
+        read.append(number)
+        return waveform(number)
+
+    for rank in range(ranks):
+        part = utterances(table, read=noting)
+        list(part.shuffled(BatchSize(2), torch.Generator(), 0, Share(rank, ranks)))
+        list(part.by_length(2, Share(rank, ranks)))
+    assert sorted(read) == sorted([0, 1, 3, 6, 7] * 2)
 
 
 def test_workers_change_nothing_and_a_seed_decides(table):

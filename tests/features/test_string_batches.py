@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from shares import check_shares
 
 from speech_exp.data.batches import Batch, BatchSize
 from speech_exp.data.digits import Digits, LoadedDigits
@@ -195,6 +196,12 @@ def test_an_epoch_follows_from_the_generators_state_alone(loaded: LoadedDigits) 
     resumed = torch.Generator()
     resumed.set_state(state)
     assert drawn(assembled(loaded).parts["train"], resumed)[0] == expected
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_processes_share_every_batch_and_evaluation(loaded: LoadedDigits, ranks: int) -> None:
+    for part in assembled(loaded).parts.values():
+        check_shares(part, 4, ranks)
 
 
 def test_validation_and_test_are_fixed(loaded: LoadedDigits) -> None:

@@ -170,7 +170,7 @@ def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, clu
 
 def test_a_job_whose_time_is_over_goes_on_in_another(start, cluster, tmp_path):
     """SLURM itself signals: 30 s before the end of the minute that the job asked for."""
-    long = ("trainer.epochs=1200", "seed=4")
+    long = ("trainer.epochs=1000", "seed=4")
     process = start(*long, "slurm.time_min=1", "slurm.signal_delay_s=30", "slurm.max_num_timeout=20")
     status, out, err = finish(process)
     assert status == 0, err

@@ -24,6 +24,7 @@ from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.power_of_two import PowerOfTwo
 from speech_exp.tasks.task import Task
 from speech_exp.training.fitting import Fitting, in_turn
+from speech_exp.training.monitor import Watchdog
 from speech_exp.training.runtime import seed_everything
 from speech_exp.training.state import StateFiles
 
@@ -126,6 +127,15 @@ def main(case, folder, signal_at="0"):
         torch.save(content, folder / "found.pt")
 
 
+def stall():
+    """Rank 1 stalls in a step, and rank 0 waits for it."""
+    with Watchdog(0.5) as watchdog:
+        watchdog.step()
+        if ranks.number() == 1:
+            time.sleep(1.5)
+        ranks.gathered(0)
+
+
 def fail_together():
     """Rank 1 fails while rank 0 waits for it and rank 2 sleeps."""
     with ranks.last_words(lambda error, failed: print(f"rank {ranks.number()} hears: {error}, {failed}", flush=True)):
@@ -139,7 +149,9 @@ def fail_together():
 
 if __name__ == "__main__":
     with ranks.together():
-        if sys.argv[1] == "waiting":
-            fail_together()
-        for case in sys.argv[1].split(","):
-            main(case, Path(sys.argv[2]) / case, *sys.argv[3:])
+        alone = {"fail": fail_together, "stall": stall}
+        if sys.argv[1] in alone:
+            alone[sys.argv[1]]()
+        else:
+            for case in sys.argv[1].split(","):
+                main(case, Path(sys.argv[2]) / case, *sys.argv[3:])

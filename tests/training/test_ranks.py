@@ -101,10 +101,10 @@ def test_a_signal_to_one_rank_saves_all_and_they_go_on_bit_for_bit(folders, tmp_
     assert of_more[-1]["train_loss"] != whole["history"][-1]["train_loss"]
 
 
-def test_an_error_of_one_rank_is_the_only_one_and_ends_all_soon(tmp_path):
+def test_an_error_of_one_rank_is_the_only_one_and_ends_all_soon():
     """The others wait for the failing rank in an exchange, or do something long of their own."""
     began_s = time.monotonic()
-    printed = finish(start(3, "waiting", tmp_path), statuses=(1,))
+    printed = finish(start(3, "fail"), statuses=(1,))
     assert time.monotonic() - began_s < 60
     assert "ValueError: the disk of rank 1 is full" in printed[1]
     assert "Traceback" not in printed[0] + printed[2]
@@ -112,3 +112,12 @@ def test_an_error_of_one_rank_is_the_only_one_and_ends_all_soon(tmp_path):
         assert (
             printed[rank].splitlines()[-1] == f"rank {rank} hears: rank 1: ValueError: the disk of rank 1 is full, True"
         )
+
+
+def test_a_stalled_step_is_reported_with_the_stack_of_each_rank():
+    printed = finish(start(2, "stall"))
+    for rank, doing in enumerate(("in all_gather_object", "in stall")):
+        report, _, rest = printed[rank].partition(f"rank {rank} (process ")
+        assert "Timeout (0:00:00.5" in report + rest
+        assert doing in report + rest
+        assert "stalls, as shown above" in rest

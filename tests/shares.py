@@ -1,0 +1,26 @@
+"""What any part of a data set owes processes that share it."""
+
+import torch
+
+from speech_exp.data.batches import BatchSize, Share
+
+
+def check_shares(part, size, ranks):
+    """Each utterance on one rank, as many batches on each, and nothing but the share of what one process would get."""
+    shares = [Share(rank, ranks) for rank in range(ranks)]
+    whole = list(part.shuffled(BatchSize(size), torch.Generator().manual_seed(3)))
+    taken = [list(part.shuffled(BatchSize(size), torch.Generator().manual_seed(3), 0, share)) for share in shares]
+    for share, batches in zip(shares, taken, strict=True):
+        assert len(batches) == len(whole) == part.batches(BatchSize(size))
+        for one, batch in zip(batches, whole, strict=True):
+            assert one.ids == share.of(batch.ids)
+            if one.ids:
+                assert one.lengths_B.tolist() == share.of(batch.lengths_B).tolist()
+                expected_BTF = share.of(batch.features_BTF)[:, : one.features_BTF.shape[1]]
+                torch.testing.assert_close(one.features_BTF, expected_BTF, rtol=0, atol=1e-4)
+    rest = list(part.shuffled(BatchSize(size), torch.Generator().manual_seed(3), 1, shares[-1]))
+    assert [batch.ids for batch in rest] == [batch.ids for batch in taken[-1][1:]]
+
+    whole = [batch.ids for batch in part.by_length(size)]
+    for share in shares:
+        assert [batch.ids for batch in part.by_length(size, share)] == share.of(whole)
