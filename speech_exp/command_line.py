@@ -62,7 +62,7 @@ def _run(config: DictConfig) -> float | None:
             raise ValueError(
                 f"{ranks.count()} processes were started, but action={choices['action']} takes one: start it without torchrun"
             )
-        with _interruptible():
+        with interruptible():
             return experiment.build("action")(experiment)
     except (ValueError, OmegaConfBaseException) as error:
         raise _for_user(error) from error
@@ -72,7 +72,7 @@ def _run(config: DictConfig) -> float | None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C ends what is done here even where its exception is lost, as any that is raised while an object is deleted."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler:  # a process in the background does not listen to the terminal

@@ -175,9 +175,10 @@ def _join() -> Any:
     import torch
     import torch.distributed as dist
 
-    gpu = torch.cuda.is_available()
+    own = on_this_node()[0]
+    gpu = own < torch.cuda.device_count()
     if gpu:
-        torch.cuda.set_device(on_this_node()[0])
+        torch.cuda.set_device(own)
     store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=_LIMIT)))
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     dist.init_process_group(

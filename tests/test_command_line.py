@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from speech_exp.command_line import interruptible
 
 RUN = Path(__file__).parents[1] / "run.py"
 
@@ -34,6 +37,13 @@ def test_a_wrong_value_is_one_line_without_a_trace(tmp_path, cache):
     assert status == 1
     assert "error: trainer.epochs=many: expected a whole number, change trainer.epochs" in err
     assert "Traceback" not in err
+
+
+def test_ctrl_c_ends_a_run_even_where_its_exception_is_lost():
+    """As Python loses those that are raised while it deletes an object."""
+    with pytest.raises(KeyboardInterrupt), interruptible(), suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_help_lists_the_groups(tmp_path):

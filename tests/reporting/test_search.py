@@ -176,7 +176,7 @@ def test_killed_and_interrupted_the_same_command_completes_to_n_trials(tmp_path)
     wait_for_run(process, sweep, 3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "stopped by the user" in err
     assert "1 of 4 trials are finished already" in (out := finish(start(tmp_path, *command))) or "2 of 4" in out
     study = open_study(f"sqlite:///{sweep}/study.db", "search_lr_digits_demo_gru_A_seed0", "maximize")
