@@ -58,10 +58,7 @@ def _run(config: DictConfig) -> float | None:
         }
         experiment = Experiment(config, choices, Path(hydra_config.runtime.output_dir))
         experiment.overrides = tuple(hydra_config.overrides.task)
-        if ranks.count() > 1 and choices["action"] != "train":
-            raise ValueError(
-                f"{ranks.count()} processes were started, but action={choices['action']} takes one: start it without torchrun"
-            )
+        _check_processes(choices["action"])
         with interruptible():
             return experiment.build("action")(experiment)
     except (ValueError, OmegaConfBaseException) as error:
@@ -69,6 +66,19 @@ def _run(config: DictConfig) -> float | None:
     except KeyboardInterrupt:
         print("stopped by the user; what was done is in the run folder", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _check_processes(action: str) -> None:
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if ranks.count() > 1 and action != "train":
+        raise ValueError(
+            f"{ranks.count()} processes were started, but action={action} takes one: start it without torchrun"
+        )
+    if ranks.count() == 1 and tasks > 1:
+        raise ValueError(
+            f"srun started {tasks} processes that know nothing of each other: use launcher=slurm slurm.tasks_per_node={tasks}, "
+            f"torchrun, or srun --ntasks=1"
+        )
 
 
 @contextmanager

@@ -46,6 +46,14 @@ def test_ctrl_c_ends_a_run_even_where_its_exception_is_lost():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_tasks_of_srun_that_do_not_know_each_other_are_refused(tmp_path, cache):
+    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "4"}
+    status, _, err = finish(start(cache, cwd=tmp_path, env=environment))
+    assert status == 1
+    assert "error: srun started 4 processes that know nothing of each other: use launcher=slurm" in err
+    assert not list(tmp_path.glob("runs/*/*/results.json"))
+
+
 def test_help_lists_the_groups(tmp_path):
     status, out, _ = finish(start("--help", cwd=tmp_path))
     assert status == 0
