@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,12 @@ T = TypeVar("T")
 
 LastWords = Callable[[str, bool], None]  # how another rank ended, and whether by an error or by a signal
 _last_words: list[LastWords] = []
-_LIMIT = timedelta(hours=4)  # ranks wait that long for one that builds a cache or tests the model
+_GONE = (
+    "another process that trains with this one is gone: what started them says how it ended, and the same command goes on "
+    "from the last checkpoint"
+)
+_MEETING = timedelta(minutes=10)  # in which all have started
+_LIMIT = timedelta(hours=4)  # then they wait that long for one that builds a cache or tests the model
 _POLL_S = 0.2
 _NOTICE_S = 1.0  # after an error all ranks have learned of it
 _GRACE_S = 3.0  # after which they end: later than the one that failed, which torchrun takes for the cause
@@ -116,10 +122,7 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ValueError(
-            f"another process that trains with this one is gone ({error}): what started them says how it ended; the same "
-            f"command goes on from the last checkpoint"
-        ) from error
+        raise ValueError(f"{_GONE} ({error})") from error
 
 
 @contextmanager
@@ -142,15 +145,15 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if store.add("failed", 1) > 1:
-            time.sleep(60)  # `_watch` ends this process; what failed here is the end of another one
-        over.set()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another rank has ended
-        cause = error.__cause__ or error
-        store.set(
-            "error", json.dumps([f"rank {number()}: {type(cause).__name__}: {cause}", isinstance(cause, Exception)])
-        )
-        time.sleep(_NOTICE_S)
+        with suppress(RuntimeError):  # where the store is lost, with the rank that held it
+            if store.add("failed", 1) > 1:
+                time.sleep(60)  # `_watch` ends this process; what failed here is the end of another one
+            over.set()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another rank has ended
+            cause = error.__cause__ or error
+            told = f"rank {number()}: {type(cause).__name__}: {cause}"
+            store.set("error", json.dumps([told, isinstance(cause, Exception)]))
+            time.sleep(_NOTICE_S)
         raise
     finally:
         over.set()
@@ -159,19 +162,28 @@ def together() -> Iterator[None]:
 
 def _watch(store: Any, over: threading.Event) -> None:
     """End this process when another one has failed: its main thread may wait for that one without end."""
-    while not over.wait(_POLL_S):
-        with suppress(RuntimeError):  # where the store is lost, its rank is, which ends the main thread's waiting
+    told = None
+    while told is None and not over.wait(_POLL_S):
+        try:
             if store.check(["error"]):
-                for say in _last_words:
-                    with suppress(Exception):
-                        say(*json.loads(store.get("error")))
-                time.sleep(_GRACE_S)
-                os._exit(1)
+                told = json.loads(store.get("error"))
+        except RuntimeError:  # the store is lost with the rank that held it
+            told = _GONE, True
+            time.sleep(_GRACE_S)  # in which the main thread may meet that loss and tell of it
+            if not over.is_set():
+                print(f"error: {_GONE}", file=sys.stderr, flush=True)
+    if told is not None and not over.is_set():
+        for say in _last_words:
+            with suppress(Exception):
+                say(*told)
+        time.sleep(_GRACE_S)
+        os._exit(1)
 
 
 @cache
 def _join() -> Any:
     """Meet the other ranks; returns the store that they share."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one sentence, not in stacks of C++
     import torch
     import torch.distributed as dist
 
@@ -179,7 +191,7 @@ def _join() -> Any:
     gpu = own < torch.cuda.device_count()
     if gpu:
         torch.cuda.set_device(own)
-    store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=_LIMIT)))
+    store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=_MEETING)))
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     dist.init_process_group(
         backend, store=dist.PrefixStore("ranks", store), rank=rank, world_size=ranks, timeout=_LIMIT

@@ -127,12 +127,14 @@ def main(case, folder, signal_at="0"):
         torch.save(content, folder / "found.pt")
 
 
-def stall():
+def stall(seconds="1.5"):
     """Rank 1 stalls in a step, and rank 0 waits for it."""
+    ranks.gathered(0)
+    print("all have met", flush=True)
     with Watchdog(0.5) as watchdog:
         watchdog.step()
         if ranks.number() == 1:
-            time.sleep(1.5)
+            time.sleep(float(seconds))
         ranks.gathered(0)
 
 
@@ -151,7 +153,7 @@ if __name__ == "__main__":
     with ranks.together():
         alone = {"fail": fail_together, "stall": stall}
         if sys.argv[1] in alone:
-            alone[sys.argv[1]]()
+            alone[sys.argv[1]](*sys.argv[2:])
         else:
             for case in sys.argv[1].split(","):
                 main(case, Path(sys.argv[2]) / case, *sys.argv[3:])

@@ -121,3 +121,13 @@ def test_a_stalled_step_is_reported_with_the_stack_of_each_rank():
         assert "Timeout (0:00:00.5" in report + rest
         assert doing in report + rest
         assert "stalls, as shown above" in rest
+
+
+@pytest.mark.parametrize("seconds", [1.5, 300])
+def test_a_rank_that_is_killed_ends_the_others_even_where_it_held_what_they_share(seconds):
+    """Rank 0 keeps the store by which they tell each other of errors; the other one waits for it, or does not yet."""
+    processes = start(2, "stall", seconds)
+    assert processes[1].stdout.readline() == "all have met\n"
+    processes[0].kill()
+    _, printed = finish(processes, statuses=(-signal.SIGKILL, 1))
+    assert printed.count("another process that trains with this one is gone") == 1
