@@ -121,7 +121,7 @@ def test_an_error_is_told_once(start, tmp_path, typed, expected):
 def test_a_teacher_is_trained_by_all_and_a_sweep_runs_one_after_the_other(start, tmp_path):
     typed = (
         "task=C",
-        "c_approach=ste,inq",
+        "c_approach=ste,ema",
         "kd=teacher",
         "trainer=debug",
         "task.start_epoch=1",
