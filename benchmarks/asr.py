@@ -70,16 +70,16 @@ def build(arguments: argparse.Namespace, model: str, checkpointing: bool) -> Exp
     return experiment(Path(tempfile.gettempdir()), typed)
 
 
-def make_batch(arguments: argparse.Namespace, num_features: int) -> Batch:
+def make_batch(utterances: int, frames: int, num_features: int, device: torch.device) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    characters = round(CHARACTERS_PER_FRAME * arguments.frames)
+    characters = round(CHARACTERS_PER_FRAME * frames)
     return Batch(
-        torch.randn(arguments.batch, arguments.frames, num_features, generator=generator),
-        torch.full((arguments.batch,), arguments.frames),
-        torch.randint(1, len(SYMBOLS), (arguments.batch * characters,), generator=generator),
-        torch.full((arguments.batch,), characters),
-        [str(number) for number in range(arguments.batch)],
-    ).to(torch.device(arguments.device))
+        torch.randn(utterances, frames, num_features, generator=generator),
+        torch.full((utterances,), frames),
+        torch.randint(1, len(SYMBOLS), (utterances * characters,), generator=generator),
+        torch.full((utterances,), characters),
+        [str(number) for number in range(utterances)],
+    ).to(device)
 
 
 class Training:
@@ -88,7 +88,9 @@ class Training:
     def __init__(self, arguments: argparse.Namespace, run: Experiment) -> None:
         self.run, self.network = run, run.network.train()
         self.forward = compiled(self.network) if arguments.compile else self.network
-        self.batch = make_batch(arguments, run.extractor.num_features)
+        self.batch = make_batch(
+            arguments.batch, arguments.frames, run.extractor.num_features, run.trainer.runtime.device
+        )
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
 
     def step(self) -> float:
