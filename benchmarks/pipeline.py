@@ -6,7 +6,7 @@ First the training part of gigaspeech_mini (subset xl, 32 minutes of speech in O
 training, without a model, in one process with one thread, from each storage. Its files lie in the system's file cache, so
 that this is the work of a core and not the speed of a disk. Features are timed apart: they are the work of the device, or
 were stored before. Rounds alternate; the fastest counts, as other work on the machine only adds. Beside it stand the cores
-that keep one GPU busy which hears so many audio seconds a second.
+that keep one GPU busy which hears so many audio seconds a second, and what of the storage a second of audio takes.
 
 Then a manifest of made-up cuts of 1 to 20 s: time to write, open and plan it, and the resident memory of a new process that
 walks through an epoch of the plan.
@@ -94,6 +94,19 @@ def features_s(
     return time.perf_counter() - started
 
 
+def stored_bytes_per_s(folder: Path, audio: CutUtterances, audio_s: float) -> dict[str, float]:
+    """Of a second of utterances in each storage; of recordings, pauses and all, where these hold them."""
+    cuts = map(audio.table.cut, range(len(audio.table)))
+    recordings = {cut.recording.id: cut.recording for cut in cuts}.values()
+    files = {"features": "*/xl/features-*/0*.npy", "shar": "*/xl-shar/shards/*"}
+    stored = {name: sum(path.stat().st_size for path in folder.glob(which)) for name, which in files.items()}
+    opus = sum(Path(one.sources[0].source).stat().st_size for one in recordings)
+    return {
+        "audio": opus / sum(one.duration for one in recordings),
+        **{name: size / audio_s for name, size in stored.items()},
+    }
+
+
 def reading(rounds: int, gpu_audio_s_per_s: float) -> None:
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -105,16 +118,17 @@ def reading(rounds: int, gpu_audio_s_per_s: float) -> None:
                 if storage == "audio":
                     spent_s = features_s(part.transform, part.normalizer, waveforms)
                     found.setdefault("features of waveforms", []).append(spent_s)
-    audio = parts["audio"]
-    audio_s = float(audio.table.samples_U[audio.chosen_U].sum()) / RATE_HZ
+        audio = parts["audio"]
+        audio_s = float(audio.table.samples_U[audio.chosen_U].sum()) / RATE_HZ
+        stored = stored_bytes_per_s(Path(folder), audio, audio_s)
     print(f"{len(audio)} utterances, {audio_s / 60:.1f} minutes, batches of {BATCH}, {rounds} rounds, one core\n")
-    print(
-        f"| work | audio seconds/s a core | cores for {gpu_audio_s_per_s:,.0f} audio seconds/s |\n| --- | ---: | ---: |"
-    )
+    cores = f"cores for {gpu_audio_s_per_s:,.0f} audio seconds/s"
+    print(f"| work | audio seconds/s a core | {cores} | kB an audio second |\n| --- | ---: | ---: | ---: |")
     for name, seconds in found.items():
         speed = audio_s / min(seconds)
         title = f"read storage={name}" if name in STORAGES else f"{name} (on this CPU)"
-        print(f"| {title} | {speed:,.0f} | {math.ceil(gpu_audio_s_per_s / speed)} |")
+        size = f"{stored[name] / 1000:.1f}" if name in STORAGES else ""
+        print(f"| {title} | {speed:,.0f} | {math.ceil(gpu_audio_s_per_s / speed)} | {size} |")
 
 
 def write_cuts(folder: Path, cuts: int) -> None:
