@@ -100,8 +100,9 @@ def add_(tensors: list[torch.Tensor]) -> None:
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     with _exchange():
         dist.all_reduce(flat)
-    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(total.view_as(tensor))
+    totals = flat.split([tensor.numel() for tensor in tensors])
+    # As torch's optimizers do: one kernel on a GPU in place of one a tensor.
+    torch._foreach_copy_(tensors, [total.view_as(tensor) for tensor, total in zip(tensors, totals, strict=True)])
 
 
 def copy_first_(tensors: list[torch.Tensor]) -> None:

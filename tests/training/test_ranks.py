@@ -79,6 +79,7 @@ def test_ranks_drop_out_and_vary_other_things(folders):
     assert one["history"][0]["train_loss"] != pytest.approx(two["history"][0]["train_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_saves_all_and_they_go_on_bit_for_bit(folders, tmp_path):
     whole = found(folders[2], "noise")
     broken = tmp_path / "broken"
@@ -123,6 +124,7 @@ def test_a_stalled_step_is_reported_with_the_stack_of_each_rank():
         assert "stalls, as shown above" in rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1.5, 300])
 def test_a_rank_that_is_killed_ends_the_others_even_where_it_held_what_they_share(seconds):
     """Rank 0 keeps the store by which they tell each other of errors; the other one waits for it, or does not yet."""
