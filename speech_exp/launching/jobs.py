@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from speech_exp import ranks
-from speech_exp.command_line import SILENT_RANK
+from speech_exp.command_line import SILENT_RANK, end_soon
 from speech_exp.launching.options import SlurmOptions
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Run:
     launcher: Any  # hydra_submitit_launcher's, which composes the run's config and carries it out
 
     def __call__(self, *arguments: Any) -> Any:
+        end_soon()
         if JobEnvironment().num_tasks > 1:
             # Each sees all GPUs of its node, of which it takes its own.
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -48,6 +50,11 @@ class Run:
             self.launcher.hydra_context.callbacks = Callbacks()
         returned = self.launcher(*arguments)
         _ = returned.return_value
+        for number in (
+            signal.SIGUSR2,
+            signal.SIGTERM,
+        ):  # the work is done: that its time is nearly over must not fail it
+            signal.signal(number, signal.SIG_IGN)
         return returned
 
     def checkpoint(self, *arguments: Any) -> DelayedSubmission:
