@@ -22,3 +22,9 @@ def table(path):
     """Rows of a CSV file by the names of its columns."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def epochs_done(folder):
+    """So far; unlike a training state, which a later one replaces, this is seen however seldom one looks."""
+    history = folder / "history.csv"
+    return max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.exists() else 0

@@ -1,6 +1,7 @@
 """Real processes killed for real (SIGKILL) at fixed points and started again end as one that was not killed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,24 +10,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import epochs_done
 
 from speech_exp.training.state import states
 
-PROJECT = Path(__file__).parents[1]
-COMMAND = [sys.executable, str(PROJECT / "run.py"), "dataset=digits_demo", "trainer.device=cpu", "seed=1"]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")]
+
+RUN = Path(__file__).parents[1] / "run.py"
+COMMON = ["dataset=digits_demo", "trainer.device=cpu"]
 SHORT = [
-    *COMMAND,
+    *COMMON,
+    "seed=1",
     "trainer.epochs=5",
     "task=C",
     "c_approach=inq",
     "task.start_epoch=2",
-    "trainer.checkpoint_every_s=0.1",
+    "trainer.checkpoint_every_s=1e-9",  # after each batch
 ]
 
 
-def start(folder, *more):
+def start(folder, *more, program=(RUN,)):
     where = [f"hydra.run.dir={folder / 'run'}", f"cache_dir={folder / 'cache'}"]
-    return subprocess.Popen([*SHORT, *where, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, *program, *SHORT, *where, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(folder, *more):
@@ -58,22 +65,24 @@ def wait_for(condition, process, limit_s=120):
         time.sleep(0.001)
 
 
+def kill(folder, event, pattern):
+    """A run that kills itself at the first file operation of this kind."""
+    process = start(folder, program=(RUN.parent / "tests" / "killed_run.py", event, str(folder / pattern)))
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, printed
+
+
 MOMENTS = {
-    "while the cache is built": lambda folder: any((folder / "cache").glob("*")),
-    "within an epoch": lambda folder: any((folder / "run" / "checkpoints").glob("checkpoint_epoch_2_batch_*.pt")),
-    "while a checkpoint is written": lambda folder: any(
-        (folder / "run" / "checkpoints").glob(".checkpoint_epoch_3*.tmp")
-    ),
+    "while the cache is built": ("open", "cache/*/frames.npy"),
+    "within an epoch": ("os.rename", "run/checkpoints/checkpoint_epoch_2_batch_5.pt"),
+    "before a checkpoint is in its place": ("os.rename", "run/checkpoints/checkpoint_epoch_3.pt"),
+    "in the report": ("os.rename", "run/predictions.csv"),
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
-    process = start(tmp_path)
-    wait_for(lambda: MOMENTS[moment](tmp_path), process)
-    process.kill()
-    process.wait()
+    kill(tmp_path, *MOMENTS[moment])
     assert not (tmp_path / "run" / "results.json").exists()
     printed = finish(tmp_path)
     assert ("going on from" in printed) == (moment != "while the cache is built")
@@ -85,12 +94,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
     assert "is finished; resume=false runs it anew" in finish(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, number):
-    history = tmp_path / "run" / "history.csv"
     process = start(tmp_path, "trainer.checkpoint_every_s=null")
-    wait_for(lambda: history.exists() and len(history.read_text().splitlines()) > 1, process)
+    wait_for(lambda: epochs_done(tmp_path / "run") >= 1, process)
     time.sleep(0.1)  # into the second epoch, of which no state is saved unasked before its end
     process.send_signal(number)
     process.communicate(timeout=60)
@@ -102,12 +109,8 @@ def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, numbe
     assert found(whole)[:3] == found(tmp_path)[:3]
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_from_another_folder_and_refuses_another_config(whole, tmp_path):
-    process = start(tmp_path)
-    wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("checkpoint_epoch_2*.pt")), process)
-    process.kill()
-    process.wait()
+    kill(tmp_path, *MOMENTS["within an epoch"])
     elsewhere = tmp_path / "elsewhere"
     refused = start(elsewhere, f"resume={tmp_path / 'run'}", "trainer.lr=0.1")
     printed, _ = refused.communicate(timeout=120)
@@ -119,17 +122,10 @@ def test_a_run_goes_on_from_another_folder_and_refuses_another_config(whole, tmp
 
 def sweep_command(folder):
     swept = ["model=gru,lstm,lmu", "task=A,B1,C", "seed=0,1,2,3", "trainer.epochs=2", "trainer.epoch_batches=2"]
-    return [
-        *COMMAND[:2],
-        "-m",
-        *COMMAND[2:-1],
-        *swept,
-        f"hydra.sweep.dir={folder / 'sweep'}",
-        f"cache_dir={folder / 'cache'}",
-    ]
+    where = [f"hydra.sweep.dir={folder / 'sweep'}", f"cache_dir={folder / 'cache'}"]
+    return [sys.executable, RUN, "-m", *COMMON, *swept, *where]
 
 
-@pytest.mark.slow
 def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
     def finished():
         """When the results of each finished run were written; a run that is killed while it draws is not finished."""
@@ -158,9 +154,8 @@ def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
     assert "36 runs in 9 groups" in comparison
 
 
-@pytest.mark.slow
 def test_eight_processes_on_a_cold_cache_build_it_once(tmp_path):
-    command = [*COMMAND[:-1], "action=prepare", f"cache_dir={tmp_path / 'cache'}"]
+    command = [sys.executable, RUN, *COMMON, "action=prepare", f"cache_dir={tmp_path / 'cache'}"]
     processes = [
         subprocess.Popen(
             [*command, f"hydra.run.dir={tmp_path / str(number)}"],

@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 
 import pytest
+from run_files import epochs_done
 from slurm_cluster import RUN, SMALL
 
 pytestmark = pytest.mark.slow
@@ -144,7 +145,25 @@ def check_equal(one, other):
     assert (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
 
 
-@pytest.mark.parametrize("disturbance", ["scontrol requeue", "scancel --signal=USR2"])
+DISTURBANCES = ["scontrol requeue", "scancel --signal=USR2"]
+
+
+def disturb(disturbance, process, cluster, sweep):
+    """Once the job has trained for five epochs. Returns the run's folder when the submitter has ended well."""
+    deadline = time.monotonic() + 120
+    while not any(epochs_done(folder) >= 5 for folder in sweep.glob("*/")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (number,) = cluster.jobs()
+    cluster.ask(*disturbance.split(), number)
+    status, _, err = finish(process)
+    assert status == 0, err
+    (run,) = (path.parent for path in sweep.glob("*/results.json"))
+    return run
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
 def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
     """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
     again. Both times the job starts anew in its folder and takes the training up."""
@@ -153,17 +172,7 @@ def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, clu
         "trainer.checkpoint_every_s=0.2",
         "seed=3",
     )  # outlives the time between signal and kill
-    process = start(*long)
-    sweep, deadline = tmp_path / "sweep", time.monotonic() + 120
-    while not list(sweep.glob("*/checkpoints/checkpoint_epoch_5*.pt")):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    (number,) = cluster.jobs()
-    cluster.ask(*disturbance.split(), number)
-    status, _, err = finish(process)
-    assert status == 0, err
-    (disturbed,) = (path for path in sweep.iterdir() if (path / "results.json").exists())
+    disturbed = disturb(disturbance, start(*long), cluster, tmp_path / "sweep")
     assert json.loads((disturbed / "run.json").read_text())["goes_on"] is True
     check_equal(disturbed, whole(cluster, tmp_path / "whole", *long))
 
@@ -200,22 +209,13 @@ def test_two_tasks_train_one_model(start, cluster, tmp_path):
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("disturbance", ["scontrol requeue", "scancel --signal=USR2"])
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
 def test_two_tasks_are_put_into_the_queue_again_together(start, cluster, tmp_path, disturbance):
     process = start(*TWO, "trainer.epochs=100", "trainer.checkpoint_every_s=0.2")
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("sweep/*/checkpoints/checkpoint_epoch_5*.pt")):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    (number,) = cluster.jobs()
-    cluster.ask(*disturbance.split(), number)
-    status, _, err = finish(process)
-    assert status == 0, err
-    (run,) = (path.parent for path in tmp_path.glob("sweep/*/results.json"))
+    run = disturb(disturbance, process, cluster, tmp_path / "sweep")
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], record["goes_on"], record["processes"]) == ("finished", True, 2)
-    assert len((run / "history.csv").read_text().splitlines()) == 101
+    assert epochs_done(run) == 100
 
 
 def test_an_error_of_one_task_ends_both_and_is_shown(start, cluster, tmp_path):
