@@ -7,28 +7,32 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from speech_exp import ranks
-from speech_exp.experiment import Experiment
+from speech_exp.experiment import Experiment, started
+from speech_exp.password import without_password
 
 # Hydra finds launchers in packages of the name hydra_plugins, wherever they lie on the path.
 sys.path.append(str(Path(__file__).parent / "launching" / "plugins"))
 
-
 # Hydra's options for processes that only help another one to train.
-SILENT_RANK = [
+_SILENT = [
     *("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
     *("~hydra.callbacks.record", "~hydra.callbacks.comparison"),
 ]
+_GRACE_S = 10
 
 
 class UserError(CompactHydraException):
@@ -42,20 +46,37 @@ def end_soon() -> None:
 
 def start(main: Callable[[], None]) -> None:
     """Carry out Hydra's `main`; of several processes that train together the first alone logs and prints."""
+    sys.argv[1:] = without_password(sys.argv[1:], os.environ)
     end_soon()
+    started()  # before one of them can fail, so that no other waits for it there
     if ranks.number():
         typed = next((at for at, one in enumerate(sys.argv) if at and "=" in one), len(sys.argv))
-        sys.argv[typed:typed] = SILENT_RANK  # Hydra takes all overrides in one piece
+        sys.argv[typed:typed] = _SILENT  # Hydra takes all overrides in one piece
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code and sys.stderr is not sys.__stderr__:
+            time.sleep(_GRACE_S)  # the first process meets the same error, but the end of this one would end it untold
+        raise
+
+
+def silence(launcher: Any) -> None:
+    """As `start` does, of a task of a job, for which submitit's launcher composes the config."""
+    with read_write(launcher.config.hydra):
+        launcher.config.hydra.overrides.hydra.extend(_SILENT)
+    launcher.hydra_context.callbacks = Callbacks()
 
 
 def run(config: DictConfig) -> float | None:
     """Carry out the config's action; its return value is what a sweep's optimiser reads."""
+    silent = sys.stderr
     if ranks.number():
         sys.stderr = sys.__stderr__  # for an error that this process alone meets
     with ranks.together():
-        return _run(config)
+        found = _run(config)
+    sys.stderr = silent
+    return found
 
 
 def _run(config: DictConfig) -> float | None:

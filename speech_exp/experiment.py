@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from speech_exp.training.trainer import Trainer
 
 OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
-# As Hydra's ${now:}, but of one moment for all processes that train together.
-OmegaConf.register_new_resolver(
-    "started", lambda form: ranks.from_first(lambda: datetime.now().strftime(form)), replace=True, use_cache=True
-)
+
+
+@cache
+def started() -> datetime:
+    """One moment for all processes that train together, which meet here at the first call."""
+    return ranks.from_first(datetime.now)
+
+
+OmegaConf.register_new_resolver("started", lambda form: started().strftime(form), replace=True)
 
 # Keys that say where things lie or what is done, and cannot change a result.
 _LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")
@@ -207,7 +212,7 @@ class Experiment:
         from speech_exp.features.speed import check_speeds
         from speech_exp.objectives.text import to_ids
 
-        started, variants = time.perf_counter(), self.variants
+        started_s, variants = time.perf_counter(), self.variants
         plan = FeaturePlan(
             self.extractor,
             self._descriptions(variants is not None),
@@ -221,7 +226,7 @@ class Experiment:
             self.trainer.runtime.device,
         )
         features = features_of(self.dataset, self.loaded, plan)
-        self.features_seconds = time.perf_counter() - started
+        self.features_seconds = time.perf_counter() - started_s
         return features
 
     @property

@@ -106,12 +106,14 @@ def test_a_folder_named_by_the_clock_is_one_for_all(start, tmp_path):
         ("action=status", "2 processes were started, but action=status takes one"),
         ("trainer.epochs=many", "trainer.epochs=many: expected a whole number"),
         ("experiment=search_lr", "a search chooses in one process"),
+        ("launcher=slurm", "start launcher=slurm without torchrun, and set slurm.tasks_per_node=2"),
         ("nothing=1", "Could not override 'nothing'"),
+        ("-m trainer=debug,nothing", "Could not find 'trainer/nothing'"),
     ],
 )
 def test_an_error_is_told_once(start, tmp_path, typed, expected):
     began_s = time.monotonic()
-    status, _, err = finish(start(typed, "hydra.run.dir=run"))
+    status, _, err = finish(start(*typed.split(), "hydra.run.dir=run"))
     assert status != 0
     assert err.count(expected) == 1, err
     assert "speech_exp/" not in err  # no trace of internals

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from omegaconf import read_write
 from submitit import JobEnvironment, SlurmExecutor, SlurmJob
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from speech_exp import ranks
-from speech_exp.command_line import SILENT_RANK, end_soon
+from speech_exp.command_line import end_soon, silence
 from speech_exp.launching.options import SlurmOptions
 
 _log = logging.getLogger(__name__)
@@ -45,16 +43,11 @@ class Run:
             # Each sees all GPUs of its node, of which it takes its own.
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if ranks.number():
-            with read_write(self.launcher.config.hydra):
-                self.launcher.config.hydra.overrides.hydra.extend(SILENT_RANK)
-            self.launcher.hydra_context.callbacks = Callbacks()
+            silence(self.launcher)
         returned = self.launcher(*arguments)
         _ = returned.return_value
-        for number in (
-            signal.SIGUSR2,
-            signal.SIGTERM,
-        ):  # the work is done: that its time is nearly over must not fail it
-            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # that its time is nearly over must not fail a job whose work is done
         return returned
 
     def checkpoint(self, *arguments: Any) -> DelayedSubmission:

@@ -24,9 +24,15 @@ class SlurmLauncher(Launcher):
         self.array_parallelism = array_parallelism
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from speech_exp import ranks
         from speech_exp.command_line import UserError
         from speech_exp.launching.options import read_options
 
+        if ranks.count() > 1:
+            raise UserError(
+                f"error: {ranks.count()} processes were started and each would submit the job: start launcher=slurm without "
+                f"torchrun, and set slurm.tasks_per_node={ranks.count()}"
+            )
         self.config, self.callbacks = config, hydra_context.callbacks
         node: Any = OmegaConf.to_container(config.slurm, resolve=True)
         try:
