@@ -17,7 +17,6 @@ pass and beside no computation, so that each millisecond of it counts.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import socket
 import tempfile
@@ -29,13 +28,12 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
 from asr import MODELS, make_batch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from scaling_derived import BATCH, ESTIMATED_MS, FRAMES, LINKS_GB_PER_S, Derivation, print_header, print_row
 from training import experiment
 
 from speech_exp import ranks
@@ -43,24 +41,6 @@ from speech_exp.data.batches import Batch
 from speech_exp.ranks import add_
 from speech_exp.training.optimization import Optimization
 from speech_exp.training.runtime import compiled
-
-BATCH, FRAMES, FRAME_S = 96, 400, 0.01  # of the reference encoder on one GPU
-GPUS, NODE_GPUS = (1, 4, 8, 64), 8
-# Milliseconds of such a step in bf16, compiled, on one H100: 80 to 150 a second, an estimate, for no GPU was at hand. The
-# share of the peak that this means is printed; narrow layers reach no large one.
-ESTIMATED_MS = (1000 / 80, 1000 / 150)
-PEAK_TFLOP_PER_S = 989  # H100 SXM, bf16 without sparsity (NVIDIA's data sheet)
-# What an all-reduce of the encoder's 15 MB reaches. NVLink 4: 450 GB/s a direction, of which NCCL gets 370 with messages
-# ten times as large (NVIDIA/nccl-tests issue 212), taken as 240 here. One 400 Gbit/s InfiniBand card: 50 GB/s, of which it
-# gets 40 with 16 MB (issue 232); nodes are taken to exchange by one ring over one card each, where NCCL may use eight.
-LINKS_GB_PER_S = (240.0, 40.0)
-LATENCY_US = (
-    60  # of an all-reduce of few bytes between two nodes: 46 to 75 (NVIDIA/nccl issues 1244 and 1453); less within one
-)
-LAUNCH_US = 5  # of one kernel, by Python, torch and CUDA: our assumption
-# Audio seconds a second a core, and kB an audio second: benchmarks/pipeline.py.
-STORAGES = {"audio": (556, 3.8), "shar": (4050, 19.2), "features": (32847, 16.0)}
-XL_S = 10_000 * 3600
 
 
 @dataclass(frozen=True)
@@ -201,91 +181,6 @@ def compare(case: Case, sizes: list[int], rounds: int, steps: int) -> float:
     return median(one.step for one in found[0])
 
 
-class Operations(TorchDispatchMode):
-    """Counts what torch is asked to compute."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return function(*args, **(kwargs or {}))
-
-
-class Derivation:
-    """Step and exchange of the reference encoder on GPUs whose step with BATCH utterances takes `alone_ms` on one."""
-
-    def __init__(self, case: Case, links_gb_per_s: list[float]) -> None:
-        self.in_node_gb_per_s, self.between_gb_per_s = links_gb_per_s
-        on_cpu = ("trainer.device=cpu", "trainer.precision=fp32")
-        one = Training(Case("asr", 1, FRAMES, (*case.typed, *on_cpu), compile=False))
-        with FlopCounterMode(display=False) as flop, Operations() as operations:
-            one.loss(one.batch).backward()
-        self.tensors, self.operations = len(list(one.network.parameters())), operations.count
-        self.parameters = sum(parameter.numel() for parameter in one.network.parameters())
-        self.tflop = BATCH * flop.get_total_flops() / 1e12
-        self.megabytes = 4 * self.parameters / 1e6  # gradients are float32
-        self.floor_ms = self.operations * LAUNCH_US / 1000
-
-    def sent_mb(self, gpus: int) -> float:
-        """By each GPU of a ring."""
-        return 2 * (gpus - 1) / gpus * self.megabytes
-
-    def exchange_ms(self, gpus: int) -> float:
-        """Of counts, and of gradients, which are copied back tensor by tensor."""
-        if gpus == 1:
-            return 0.0
-        gb_per_s = self.in_node_gb_per_s if gpus <= NODE_GPUS else self.between_gb_per_s
-        return self.sent_mb(gpus) / gb_per_s + (2 * LATENCY_US + self.tensors * LAUNCH_US) / 1000
-
-    def step_ms(self, gpus: int, utterances: int, alone_ms: float) -> float:
-        """With so many utterances a GPU; however few they are, the kernels must be launched."""
-        floor_ms = min(self.floor_ms, alone_ms)
-        return floor_ms + (alone_ms - floor_ms) * utterances / BATCH + self.exchange_ms(gpus)
-
-    def print(self, steps_ms: list[float], source: str) -> None:
-        shares = [self.tflop / ms * 1000 / PEAK_TFLOP_PER_S for ms in steps_ms]
-        print(f"""
-{self.parameters:,} parameters in {self.tensors} tensors: {self.megabytes:.1f} MB are exchanged a step.
-{BATCH} x {FRAMES} frames are {self.tflop:.2f} TFLOP of products and {self.operations} operations, and take {spread(steps_ms, ".1f")} ms on one GPU
-({source}), {spread(shares, ".0%")} of {PEAK_TFLOP_PER_S} TFLOP/s. Assumed: {self.in_node_gb_per_s:g} GB/s in a node of {NODE_GPUS} and {self.between_gb_per_s:g} between nodes,
-{LATENCY_US} us an exchange, {LAUNCH_US} us a kernel (no step takes less than {self.floor_ms:.1f} ms).
-""")
-        print_header("scaling", "GPUs", "batch", "sent a GPU (MB)", "exchange (ms)", "step (ms)", "efficiency (%)")
-        weak = [("weak", gpus, BATCH, BATCH) for gpus in GPUS]
-        for_each = {gpus: math.ceil(BATCH / gpus) for gpus in GPUS}  # a batch must divide among the ranks
-        strong = [("strong", gpus, utterances, gpus * utterances) for gpus, utterances in for_each.items()]
-        for scaling, gpus, utterances, on_one in weak + strong:
-            steps = [self.step_ms(gpus, utterances, ms) for ms in steps_ms]
-            alone = [self.step_ms(1, on_one, ms) * utterances / on_one for ms in steps_ms]
-            efficiencies = [100 * one / step for one, step in zip(alone, steps, strict=True)]
-            cells = [scaling, f"{gpus}", f"{gpus * utterances:,}", f"{self.sent_mb(gpus):.1f}"]
-            cells += [f"{self.exchange_ms(gpus):.2f}", spread(steps, ".1f"), spread(efficiencies, ".0f")]
-            print_row(*cells)
-        audio_s = NODE_GPUS * BATCH * FRAMES * FRAME_S
-        heard = [1000 * audio_s / self.step_ms(NODE_GPUS, BATCH, ms) for ms in steps_ms]
-        minutes = spread([XL_S / 60 / per_s for per_s in heard], ".1f")
-        print(f"\nA node of {NODE_GPUS} GPUs, scaled weakly, hears {spread(heard, ',.0f')} audio seconds a second,")
-        print(f"and all of GigaSpeech XL in {minutes} minutes.\n")
-        print_header("storage", "cores a node", "read a node (MB/s)", "GigaSpeech XL (GB)")
-        for storage, (of_core, kilobytes) in STORAGES.items():
-            cores = spread([math.ceil(per_s / of_core) for per_s in heard], "d")
-            read = spread([per_s * kilobytes / 1000 for per_s in heard], ",.0f")
-            print_row(storage, cores, read, f"{XL_S * kilobytes / 1e6:,.0f}")
-
-
-def print_header(*columns: str) -> None:
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-
-
-def print_row(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def spread(values: list[Any], form: str) -> str:
-    """Both ends, or the one value."""
-    return " to ".join(dict.fromkeys(format(value, form) for value in values))
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -319,7 +214,10 @@ def main() -> None:
     steps_ms, source = ([1000 * found_s[-1]], "measured") if on_gpu else (list(ESTIMATED_MS), "an estimate")
     if arguments.step_ms:
         steps_ms, source = arguments.step_ms, "as given"
-    Derivation(cases[-1], arguments.links).print(steps_ms, source)
+    on_cpu = (*typed, "trainer.device=cpu", "trainer.precision=fp32")
+    counted = Training(Case("asr", 1, FRAMES, on_cpu, compile=False))
+    derivation = Derivation(counted.network, lambda: counted.loss(counted.batch), arguments.links)
+    derivation.print(steps_ms, source)
 
 
 if __name__ == "__main__":
