@@ -44,6 +44,7 @@ class StopSignals:
         try:
             if callable(handler):
                 handler(number, None)
+                self.__enter__()  # this one lets the process go on, and another signal may follow
                 return
         except SystemExit:  # submitit's, after it has put the job into the queue again, does not say why
             pass

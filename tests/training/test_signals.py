@@ -13,14 +13,14 @@ EPOCHS = 3
 
 
 class Signalled(Task):
-    """Sends this process a signal in the validation of an epoch."""
+    """Sends this process a signal in the validation of these epochs."""
 
-    def __init__(self, epoch):
+    def __init__(self, *epochs):
         super().__init__()
-        self.epoch = epoch
+        self.epochs = epochs
 
     def candidate(self, network, epoch):
-        if epoch == self.epoch:
+        if epoch in self.epochs:
             os.kill(os.getpid(), signal.SIGUSR2)
         return super().candidate(network, epoch)
 
@@ -34,10 +34,10 @@ def handled(tmp_path):
     signal.signal(signal.SIGUSR2, before)
 
 
-@pytest.mark.parametrize("epoch", [1, EPOCHS])
-def test_a_signal_in_validation_is_passed_on_once_the_epoch_is_saved(tmp_path, handled, epoch):
-    tiny.fit(tmp_path, Signalled(epoch), "gru", epochs=EPOCHS)
-    assert handled == [[f"checkpoint_epoch_{epoch}.pt"]]
+@pytest.mark.parametrize("epochs", [(1,), (EPOCHS,), (1, EPOCHS)])
+def test_a_signal_in_validation_is_passed_on_once_the_epoch_is_saved(tmp_path, handled, epochs):
+    tiny.fit(tmp_path, Signalled(*epochs), "gru", epochs=EPOCHS)
+    assert handled == [[f"checkpoint_epoch_{epoch}.pt"] for epoch in epochs]
 
 
 def test_where_nothing_handled_it_before_the_process_ends(tmp_path):
