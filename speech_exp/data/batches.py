@@ -31,7 +31,7 @@ class Batch:
 
     @classmethod
     def empty(cls, device: torch.device) -> Batch:
-        """The share of a rank in a batch of fewer utterances than ranks."""
+        """The share of a rank in a batch of fewer utterances than ranks, or of bad audio alone."""
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return cls(torch.zeros(0, 0, 0, device=device), nothing, nothing, nothing, [])
 

@@ -121,7 +121,10 @@ def batch_shapes(part: Utterances, size: BatchSize, generator: torch.Generator) 
 
 
 def first_batch(part: Utterances, size: BatchSize, generator: torch.Generator) -> Batch:
-    """The first batch of an epoch of training, read by this process alone."""
+    """The first batch of an epoch of training that is not all bad audio, read by this process alone."""
     if isinstance(part, CutUtterances):
         part = replace(part, workers=0)
-    return next(part.shuffled(size, generator))
+    for batch in part.shuffled(size, generator):
+        if batch.ids:
+            return batch
+    raise ValueError("no audio of the training part could be read: restore it, or change dataset.root")

@@ -15,6 +15,7 @@ from speech_exp.data.selection import Limits, named, speech
 from speech_exp.features.cut_batches import CutUtterances
 from speech_exp.features.logmel import LogMel
 from speech_exp.features.normalization import Normalizer
+from speech_exp.features.survey import first_batch
 from speech_exp.features.speed import change_speed, check_speeds, samples_after
 from speech_exp.objectives.text import to_ids, to_text
 
@@ -159,6 +160,14 @@ def test_training_names_what_cannot_be_read_and_goes_on(table):
     for _ in range(2):
         assert flat(part.shuffled(BatchSize(1), torch.Generator())).keys() == {"u0", "u1", "u6", "u7"}
     assert [(item.id, item.reason) for item in part.bad] == [("u3", "u3 cannot be read")]
+
+
+def test_the_first_batch_to_look_at_can_be_read(table):
+    part = utterances(table, read=partly_broken)
+    batches = [first_batch(part, BatchSize(1), torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert {batch.ids[0] for batch in batches} == {"u0", "u1", "u6", "u7"}
+    with pytest.raises(ValueError, match="no audio of the training part could be read"):
+        first_batch(utterances(table, chosen=(3,), read=partly_broken), BatchSize(1), torch.Generator())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
