@@ -76,7 +76,9 @@ def test_every_path_in_it_exists():
     for path in paths:
         assert (PROJECT / path).exists(), path
     benchmarks = set(re.findall(r"python (benchmarks/\w+\.py)", README))
-    programs = [path for path in (PROJECT / "benchmarks").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+    programs = [
+        path for path in (PROJECT / "benchmarks").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
+    ]
     assert benchmarks == {f"benchmarks/{path.name}" for path in programs}
 
 

@@ -15,8 +15,8 @@ from speech_exp.data.selection import Limits, named, speech
 from speech_exp.features.cut_batches import CutUtterances
 from speech_exp.features.logmel import LogMel
 from speech_exp.features.normalization import Normalizer
-from speech_exp.features.survey import first_batch
 from speech_exp.features.speed import change_speed, check_speeds, samples_after
+from speech_exp.features.survey import first_batch
 from speech_exp.objectives.text import to_ids, to_text
 
 RATE_HZ = 16000
