@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
-SHORT = ["dataset=digits_demo", "trainer.epochs=8", "trainer.checkpoint_every_s=0.3", "trainer.device=cpu", "seed=1"]
+SHORT = ["dataset=digits_demo", "trainer.epochs=40", "trainer.checkpoint_every_s=0.3", "trainer.device=cpu", "seed=1"]
 TASKS = {"A": ["task=A"], "C inq": ["task=C", "c_approach=inq", "task.start_epoch=3"]}
 
 
