@@ -6,11 +6,13 @@ The run folder stays the record; a logger is told what it holds. Each is open fr
 from __future__ import annotations
 
 import logging
+import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 _RESULTS = ("metrics", "size", "latency_ms", "seconds", "throughput")  # of results.json, what is worth a column
 _MLFLOW_BATCH = 100  # parameters that a server takes at once (mlflow.utils.validation)
+_MLFLOW_RETRIES = 3  # its own 7 take four minutes, which each epoch would wait for a server that is gone
 
 
 class RunLogger(AbstractContextManager["RunLogger"]):
@@ -64,6 +67,15 @@ def _package(module: str, extra: str, value: str, off: str) -> Any:
         ) from None
 
 
+@contextmanager
+def _opening(asked: str, remedy: str) -> Iterator[None]:
+    """What a package or its server refuses at the start, in one sentence."""
+    try:
+        yield
+    except Exception as error:  # the packages' own, and those of the network
+        raise ValueError(f"{asked} took no run ({shorten(str(error), 300)}): {remedy}") from error
+
+
 class TensorBoard(RunLogger):
     """Event files in the run folder; results stand below `results/` at the last epoch."""
 
@@ -93,12 +105,14 @@ class MLflow(RunLogger):
         self._mlflow, self._tracking_uri, self._name, self._config = mlflow, tracking_uri, name, config
 
     def __enter__(self) -> MLflow:
-        self._mlflow.set_tracking_uri(self._tracking_uri)
-        self._mlflow.set_experiment("speech_exp")
-        self._mlflow.start_run(run_name=self._name)
-        settings = list(_flat(self._config).items())
-        for first in range(0, len(settings), _MLFLOW_BATCH):
-            self._mlflow.log_params(dict(settings[first : first + _MLFLOW_BATCH]))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(_MLFLOW_RETRIES))
+        with _opening(f"trainer.mlflow={self._tracking_uri}", "start that server, or set trainer.mlflow=null"):
+            self._mlflow.set_tracking_uri(self._tracking_uri)
+            self._mlflow.set_experiment("speech_exp")
+            self._mlflow.start_run(run_name=self._name)
+            settings = list(_flat(self._config).items())
+            for first in range(0, len(settings), _MLFLOW_BATCH):
+                self._mlflow.log_params(dict(settings[first : first + _MLFLOW_BATCH]))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -126,9 +140,10 @@ class WeightsAndBiases(RunLogger):
         self._wandb, self._project, self._name, self._config, self._folder = wandb, project, name, config, folder
 
     def __enter__(self) -> WeightsAndBiases:
-        self._run = self._wandb.init(
-            project=self._project, name=self._name, config=dict(self._config), dir=str(self._folder)
-        )
+        with _opening(f"trainer.wandb={self._project}", "set WANDB_MODE=offline, or trainer.wandb=null"):
+            self._run = self._wandb.init(
+                project=self._project, name=self._name, config=dict(self._config), dir=str(self._folder)
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

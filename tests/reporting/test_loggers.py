@@ -1,7 +1,14 @@
-"""What loggers are told: TensorBoard read back from its files, MLflow and Weights & Biases by stand-ins for their modules."""
+"""What loggers are told: TensorBoard read back from its files, MLflow and Weights & Biases by stand-ins for their modules,
+and in slow tests by the packages themselves.
+"""
 
+import json
+import os
+import socket
+import subprocess
 import sys
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,7 +100,8 @@ def test_an_mlflow_server_that_fails_later_ends_no_training(tmp_path, mlflow, re
 
 def test_an_mlflow_server_that_fails_at_the_start_is_an_error(tmp_path, mlflow, results):
     mlflow.set_experiment.side_effect = OSError("no route")
-    with pytest.raises(OSError, match="no route"):
+    expected = r"trainer.mlflow=http://host took no run \(no route\): start that server, or set trainer.mlflow=null"
+    with pytest.raises(ValueError, match=expected):
         tell(loggers(tmp_path, mlflow="http://host"), results)
 
 
@@ -133,3 +141,63 @@ def test_a_missing_package_is_one_sentence_before_any_work(tmp_path, monkeypatch
     with pytest.raises(ValueError, match=expected):
         loggers(tmp_path, **asked)
     assert list(tmp_path.iterdir()) == []
+
+
+def package(name: str) -> Any:
+    """Imports it; where CI is set it must be there."""
+    return import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
+
+
+def run(folder: Path, *typed: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(Path(__file__).parents[2] / "run.py"), "dataset=digits_demo", "trainer=debug"]
+    where = [f"hydra.run.dir={folder / 'run'}", f"cache_dir={folder / 'cache'}"]
+    variables = {**{name: value for name, value in os.environ.items() if not name.startswith("WANDB")}, **environment}
+    return subprocess.run(
+        [*command, *typed, *where], capture_output=True, text=True, cwd=folder, env=variables, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.slow
+def test_mlflow_itself_holds_a_run(tmp_path, monkeypatch):
+    mlflow = package("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = (tmp_path / "store").as_uri()
+    ended = run(tmp_path, f"trainer.mlflow={store}", "trainer.epochs=3")
+    assert ended.returncode == 0, ended.stderr
+    client = mlflow.MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("speech_exp").experiment_id])
+    assert (found.info.status, found.info.run_name) == ("FINISHED", f"{tmp_path.name}/run")
+    assert found.data.params["trainer.epochs"] == "3"
+    told = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert found.data.metrics["metrics.test.accuracy"] == told["test"]["accuracy"]
+    assert [row.step for row in client.get_metric_history(found.info.run_id, "val_accuracy")] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
+    package("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{free.getsockname()[1]}"  # which nothing answers
+        ended = run(tmp_path, f"trainer.mlflow={server}")
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if "error: " in line]
+    assert line.startswith(f"error: trainer.mlflow={server} took no run (API request to {server}")
+    assert line.endswith("start that server, or set trainer.mlflow=null")
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_weights_and_biases_itself_keeps_a_run_offline(tmp_path):
+    package("wandb")
+    home = {"WANDB_CONFIG_DIR": str(tmp_path / "home"), "HOME": str(tmp_path / "home")}  # where no key is
+    refused = run(tmp_path, "trainer.wandb=mine", **home)
+    assert refused.returncode == 1
+    assert "error: trainer.wandb=mine took no run (No API key configured." in refused.stderr
+    assert "Traceback" not in refused.stderr
+    ended = run(tmp_path, "trainer.wandb=mine", WANDB_MODE="offline", **home)
+    assert ended.returncode == 0, ended.stderr
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    content = kept.read_bytes()
+    assert b"val_accuracy" in content
+    assert b"metrics.test.accuracy" in content
