@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN_FROM = 0.1  # a symbol is drawn where its probability reaches this anywhere
+_INCHES_A_SECOND, _WIDEST = 2.0, 40.0  # about 14 symbols are spoken in a second, and each is named
 _KINDS = ("substituted", "deleted", "inserted")
 
 
@@ -46,7 +47,8 @@ def draw_posterior(
     if posterior_TV.shape[1] != len(symbols):
         raise ValueError(f"a posterior of {posterior_TV.shape[1]} symbols came with {len(symbols)} names")
     heard = [number for number in np.flatnonzero(posterior_TV.max(0) >= _SHOWN_FROM).tolist() if number]
-    figure = style.new_figure(10.0, 5.0)
+    width = min(max(10.0, _INCHES_A_SECOND * len(features_TF) * hop_s), _WIDEST)
+    figure = style.new_figure(width, 5.0)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1))
     show_features(top, features_TF, hop_s, feature_names)
     top.set_xlabel("")
@@ -63,7 +65,7 @@ def draw_posterior(
             )  # fmt: skip
     bottom.set(ylim=(0, 1.12), ylabel="probability of the symbol", xlabel="time (s)")
     bottom.grid(True)
-    bottom.legend(loc="upper right")
+    bottom.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(title)
     return figure
 
