@@ -23,7 +23,7 @@ def in_processes(
 
     `work`, jobs and results must pickle. The first error of a job is raised here, and jobs not yet begun are left.
     """
-    with progress(title, len(jobs)) as bar:
+    with progress(title, len(jobs), for_all=True) as bar:
         if workers < 2 or len(jobs) < 2:
             for job in jobs:
                 yield job, work(job)

@@ -41,9 +41,12 @@ class _Silent:
 
 
 @contextmanager
-def progress(title: str, total: float) -> Iterator[Progress]:
-    """Shows `title` and how many of `total` steps are done."""
-    if ranks.number():  # the first shows it for all
+def progress(title: str, total: float, *, for_all: bool = False) -> Iterator[Progress]:
+    """Shows `title` and how many of `total` steps are done.
+
+    Of processes that train together the first shows what each does, and any what it does alone, `for_all` that wait for it.
+    """
+    if ranks.number() and not for_all:
         yield _Silent()
         return
     if not sys.stderr.isatty():

@@ -81,7 +81,8 @@ class Archive:
                 total = (
                     done + int(length) if length else 0
                 )  # 0: not known, as where GitHub makes the archive as it sends
-                with part.open("ab" if done else "wb") as file, progress("download (bytes)", total) as bar:
+                shown = progress("download (bytes)", total, for_all=True)
+                with part.open("ab" if done else "wb") as file, shown as bar:
                     bar.advance(done)
                     while block := response.read(_BLOCK_BYTES):
                         file.write(block)

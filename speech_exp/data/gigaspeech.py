@@ -182,7 +182,7 @@ class GigaSpeech:
         for aside in folder.glob("*.aside-*"):  # of a process that was killed
             shutil.rmtree(aside)
         megabytes = (root / METADATA).stat().st_size / 1e6
-        with progress("manifests (MB)", megabytes) as bar, ExitStack() as open_writers:
+        with progress("manifests (MB)", megabytes, for_all=True) as bar, ExitStack() as open_writers:
             writers = {
                 part: open_writers.enter_context(TableWriter(folder, part, self.sample_rate_hz)) for part in missing
             }

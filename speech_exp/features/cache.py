@@ -74,7 +74,7 @@ def _build(
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         outcomes = pool.map(lambda position: _attempt(extract, position), range(len(ids)))
-        with progress(title, len(ids)) as bar:
+        with progress(title, len(ids), for_all=True) as bar:
             for recording_id, outcome in zip(ids, outcomes, strict=True):
                 features.append(None if isinstance(outcome, ValueError) else outcome)
                 if isinstance(outcome, ValueError):
