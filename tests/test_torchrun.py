@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,34 @@ def test_a_folder_named_by_the_clock_is_one_for_all(start, tmp_path):
     status, _, err = finish(start("trainer=debug", "trainer.batch_size=15", ranks=3))
     assert status == 0, err
     assert len(list(tmp_path.glob("runs/*/*"))) == 1
+
+
+def test_one_torchrun_a_node_trains_one_model(tmp_path):
+    """Of two nodes, both this machine; the feature cache is built by whichever process comes first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = ["--nnodes=2", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    typed = ["dataset=digits_demo", "trainer=debug", *SMALL, f"cache_dir={tmp_path}/cache"]
+    processes = [
+        subprocess.Popen(
+            [*TORCHRUN[:3], *nodes, f"--node_rank={node}", str(RUN), *typed],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+        )
+        for node in (0, 1)
+    ]
+    (first, out, err), (second, other_out, other_err) = map(finish, processes)
+    assert (first, second) == (0, 0), err + other_err
+    assert "best epoch" in out
+    assert not other_out
+    assert (err + other_err).count("features: 1200/1200") == 1
+    (run,) = tmp_path.glob("runs/*/*")
+    assert read(run / "run.json")["processes"] == 4
+    assert (run / "results.json").exists()
 
 
 @pytest.mark.parametrize(
