@@ -182,7 +182,7 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
         ended = run(tmp_path, f"trainer.mlflow={server}")
     assert ended.returncode == 1
     (line,) = [line for line in ended.stderr.splitlines() if "error: " in line]
-    assert line.startswith(f"error: trainer.mlflow={server} took no run (API request to {server}")
+    assert line.startswith(f"error: trainer.mlflow={server} took no run (")
     assert line.endswith("start that server, or set trainer.mlflow=null")
     assert "Traceback" not in ended.stderr
 
@@ -193,7 +193,7 @@ def test_weights_and_biases_itself_keeps_a_run_offline(tmp_path):
     home = {"WANDB_CONFIG_DIR": str(tmp_path / "home"), "HOME": str(tmp_path / "home")}  # where no key is
     refused = run(tmp_path, "trainer.wandb=mine", **home)
     assert refused.returncode == 1
-    assert "error: trainer.wandb=mine took no run (No API key configured." in refused.stderr
+    assert "error: trainer.wandb=mine took no run (" in refused.stderr
     assert "Traceback" not in refused.stderr
     ended = run(tmp_path, "trainer.wandb=mine", WANDB_MODE="offline", **home)
     assert ended.returncode == 0, ended.stderr
