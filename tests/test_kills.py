@@ -66,15 +66,16 @@ def wait_for(condition, process, limit_s=120):
 
 
 def kill(folder, event, pattern):
-    """A run that kills itself at the first file operation of this kind."""
+    """A run that dies at the first file operation of this kind."""
     process = start(folder, program=(RUN.parent / "tests" / "killed_run.py", event, str(folder / pattern)))
     printed, _ = process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL, printed
+    assert process.returncode == -(signal.SIGXFSZ if event == "write" else signal.SIGKILL), printed
 
 
 MOMENTS = {
     "while the cache is built": ("open", "cache/*/frames.npy"),
     "within an epoch": ("os.rename", "run/checkpoints/checkpoint_epoch_2_batch_5.pt"),
+    "while a checkpoint is written": ("write", "run/checkpoints/.checkpoint_epoch_3.pt.tmp"),
     "before a checkpoint is in its place": ("os.rename", "run/checkpoints/checkpoint_epoch_3.pt"),
     "in the report": ("os.rename", "run/predictions.csv"),
 }
@@ -84,8 +85,12 @@ MOMENTS = {
 def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
     kill(tmp_path, *MOMENTS[moment])
     assert not (tmp_path / "run" / "results.json").exists()
+    unwritten = {path.name: path.stat().st_size for path in (tmp_path / "run" / "checkpoints").glob(".*.tmp")}
+    assert (unwritten == {".checkpoint_epoch_3.pt.tmp": 4096}) == (moment == "while a checkpoint is written")
     printed = finish(tmp_path)
     assert ("going on from" in printed) == (moment != "while the cache is built")
+    assert not list((tmp_path / "cache").glob("*.part-*"))
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*.tmp"))
     expected, again = found(whole), found(tmp_path)
     assert expected[:3] == again[:3]
     assert expected[3].keys() == again[3].keys()

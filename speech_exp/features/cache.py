@@ -69,6 +69,8 @@ def cached_features(
 def _build(
     entry: Path, description: dict[str, Any], ids: Sequence[str], extract: Callable[[int], np.ndarray], title: str
 ) -> None:
+    for aside in entry.parent.glob(f"{entry.name}.part-*"):  # of a process that was killed
+        shutil.rmtree(aside)
     features: list[np.ndarray | None] = []
     dropped = []
     pool = ThreadPoolExecutor(os.cpu_count())
