@@ -110,9 +110,13 @@ class MLflow(RunLogger):
             self._mlflow.set_tracking_uri(self._tracking_uri)
             self._mlflow.set_experiment("speech_exp")
             self._mlflow.start_run(run_name=self._name)
-            settings = list(_flat(self._config).items())
-            for first in range(0, len(settings), _MLFLOW_BATCH):
-                self._mlflow.log_params(dict(settings[first : first + _MLFLOW_BATCH]))
+            try:
+                settings = list(_flat(self._config).items())
+                for first in range(0, len(settings), _MLFLOW_BATCH):
+                    self._mlflow.log_params(dict(settings[first : first + _MLFLOW_BATCH]))
+            except BaseException:
+                self._try(lambda: self._mlflow.end_run("FAILED"))  # left open it would stop the next run of a sweep
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -105,6 +105,13 @@ def test_an_mlflow_server_that_fails_at_the_start_is_an_error(tmp_path, mlflow, 
         tell(loggers(tmp_path, mlflow="http://host"), results)
 
 
+def test_an_mlflow_run_that_cannot_be_described_is_not_left_open(tmp_path, mlflow, results):
+    mlflow.log_params.side_effect = OSError("no route")
+    with pytest.raises(ValueError, match=r"trainer.mlflow=http://host took no run \(no route\)"):
+        tell(loggers(tmp_path, mlflow="http://host"), results)
+    mlflow.end_run.assert_called_once_with("FAILED")
+
+
 def test_weights_and_biases_gets_config_rows_and_results(tmp_path, wandb, results):
     tell(loggers(tmp_path, wandb="mine"), results)
     folder = str(tmp_path / "sweep" / "run")

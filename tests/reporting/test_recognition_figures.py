@@ -21,6 +21,13 @@ def test_every_stretch_of_a_symbol_is_named_at_its_peak() -> None:
     assert names == [(pytest.approx(0.04), "a"), (pytest.approx(0.06), "␣"), (pytest.approx(0.08), "a")]
 
 
+@pytest.mark.parametrize(("seconds", "inches"), [(1, 10), (8, 16), (60, 40)])
+def test_a_long_utterance_is_drawn_wide_enough_to_read_its_symbols(seconds: int, inches: int) -> None:
+    posterior_TV = np.full((50 * seconds, len(SYMBOLS)), 1 / len(SYMBOLS))
+    figure = draw_posterior(np.zeros((100 * seconds, 3)), 0.01, posterior_TV, 0.02, SYMBOLS, "x")
+    assert figure.get_figwidth() == inches
+
+
 def test_a_posterior_of_other_symbols_is_refused() -> None:
     with pytest.raises(ValueError, match="a posterior of 3 symbols came with 4 names"):
         draw_posterior(np.zeros((4, 2)), 0.01, np.zeros((2, 3)), 0.02, SYMBOLS, "x")
