@@ -21,9 +21,8 @@ PEAK_TFLOP_PER_S = 989  # H100 SXM, bf16 without sparsity (NVIDIA's data sheet)
 # ten times as large (NVIDIA/nccl-tests issue 212), taken as 240 here. One 400 Gbit/s InfiniBand card: 50 GB/s, of which it
 # gets 40 with 16 MB (issue 232); nodes are taken to exchange by one ring over one card each, where NCCL may use eight.
 LINKS_GB_PER_S = (240.0, 40.0)
-LATENCY_US = (
-    60  # of an all-reduce of few bytes between two nodes: 46 to 75 (NVIDIA/nccl issues 1244 and 1453); less within one
-)
+# Of an all-reduce of few bytes between two nodes: 46 to 75 (NVIDIA/nccl issues 1244 and 1453); less within one.
+LATENCY_US = 60
 LAUNCH_US = 5  # of one kernel, by Python, torch and CUDA: our assumption
 # Audio seconds a second a core, and kB an audio second: benchmarks/pipeline.py.
 STORAGES = {"audio": (556, 3.8), "shar": (4050, 19.2), "features": (32847, 16.0)}

@@ -44,7 +44,8 @@ class _Silent:
 def progress(title: str, total: float, *, for_all: bool = False) -> Iterator[Progress]:
     """Shows `title` and how many of `total` steps are done.
 
-    Of processes that train together the first shows what each does, and any what it does alone, `for_all` that wait for it.
+    Of processes that train together the first alone shows what they all do. What one of them does `for_all`, while the
+    others wait, is shown by that one.
     """
     if ranks.number() and not for_all:
         yield _Silent()
