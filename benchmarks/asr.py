@@ -1,12 +1,13 @@
-"""Training speed and memory of the speech recogniser: one command, one run, a row as soon as it is measured.
+"""Measure training speed and memory of the speech recogniser; each row is printed as soon as it is measured.
 
     PYTHONPATH=. python benchmarks/asr.py --device cuda --dtype bf16 --compile
     PYTHONPATH=. python benchmarks/asr.py --small
 
-A step is forward pass, CTC loss, backward pass, clipping and AdamW (fused), on random features of full length (padding would be
-work that counts for nothing) and 12 random characters a second. Steps a second: the median of rounds, after as many warm-up steps as a round
-has, each round closed by waiting for the device. Peak memory: what torch held at most during the rounds (GPU only). Warm-up includes
-compilation; in a compiled graph `auto` is `chunked`. Rows come in the order of their weight; those that would begin after `--limit-s` are left out.
+A step is forward pass, CTC loss, backward pass, clipping and AdamW (fused), on random features of full length (padding would
+be wasted work) and 12 random characters per second. Steps per second are the median over rounds, after one round of warm-up;
+each round ends by waiting for the device. Peak memory is the most that torch allocated during the rounds (GPU only). Warm-up
+includes compilation; in a compiled graph `auto` is `chunked`. The most important rows come first; those that would start
+after `--limit-s` are skipped.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import torch
 from torch import nn
 from training import experiment
 
-from speech_exp.data.batches import Batch
 from speech_exp.experiment import Experiment
+from speech_exp.features.batch import Batch
 from speech_exp.objectives.text import SYMBOLS
 from speech_exp.training.runtime import compiled
 
@@ -34,7 +35,7 @@ MODELS = {
     "lmu, chunked": ["model=lmu", "model.algorithm=chunked"],
     "lmu, fft": ["model=lmu", "model.algorithm=fft"],
 }
-CHARACTERS_PER_FRAME = 0.12  # of the input, 10 ms each
+CHARACTERS_PER_FRAME = 0.12  # per input frame of 10 ms
 COLUMNS = ("model", "checkpointing", "parameters", "steps/s", "utterances/s", "peak GB", "warm-up s", "loss")
 
 
@@ -56,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build(arguments: argparse.Namespace, model: str, checkpointing: bool) -> Experiment:
-    """From the project's config; no data set is read."""
+    """Build the experiment from the project's config, without reading a data set."""
     typed = [
         "dataset=fsdd_strings",
         "features=logmel80",
@@ -65,7 +66,7 @@ def build(arguments: argparse.Namespace, model: str, checkpointing: bool) -> Exp
         *MODELS[model],
         f"trainer.device={arguments.device}",
         f"trainer.precision={arguments.dtype}",
-        "trainer.deterministic=false",  # else CTC runs on the CPU
+        "trainer.deterministic=false",  # otherwise CTC runs on the CPU
     ]
     return experiment(Path(tempfile.gettempdir()), typed)
 
@@ -83,13 +84,13 @@ def make_batch(utterances: int, frames: int, num_features: int, device: torch.de
 
 
 class Training:
-    """The trainer's step on one batch again and again."""
+    """The trainer's step, repeated on one batch."""
 
     def __init__(self, arguments: argparse.Namespace, run: Experiment) -> None:
         self.run, self.network = run, run.network.train()
         self.forward = compiled(self.network) if arguments.compile else self.network
         self.batch = make_batch(
-            arguments.batch, arguments.frames, run.extractor.num_features, run.trainer.runtime.device
+            arguments.batch, arguments.frames, run.front_end.extractor.num_features, run.trainer.runtime.device
         )
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
 
@@ -97,7 +98,7 @@ class Training:
         with self.run.trainer.runtime.autocast():
             output = self.forward(self.batch.features_BTF, self.batch.lengths_B)
             loss = self.run.objective.loss(output, self.batch)
-        value = loss.item()  # the trainer looks at each
+        value = loss.item()  # the trainer reads every loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.run.trainer.clip_norm)
@@ -114,7 +115,7 @@ class Training:
 
 
 def measure(arguments: argparse.Namespace, model: str, checkpointing: bool) -> list[str]:
-    """One row of the table."""
+    """Measure one row of the table."""
     training = Training(arguments, build(arguments, model, checkpointing))
     warm_up_s = training.round_s(arguments.steps)
     on_gpu = arguments.device == "cuda"
@@ -158,7 +159,7 @@ def main() -> None:
 
 
 def release() -> None:
-    """What one row compiled and held must not count for the next."""
+    """Free what one row compiled and allocated: it must not count for the next row."""
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():

@@ -1,10 +1,12 @@
-"""Accuracy under constraints: 3 models x tasks x approaches x 5 seeds, in one command that can be stopped and resumed.
+"""Accuracy under constraints: 3 models x tasks x approaches x seeds, in one command that can be stopped and resumed.
 
-    python benchmarks/constraints.py [--out runs/constraints] [--jobs 2] [--seeds 0,1,2,3,4] [--unseen]
+    python benchmarks/constraints.py [--budget-bytes 36864] [--out DIR] [--jobs 2] [--seeds 0,1,2] [--stages B1,rounded] [OVERRIDE ...]
+    python benchmarks/constraints.py --unseen
 
-Every float run (task B1) is trained once; B2 and all approaches of C start from the one of their model and seed. Runs that are
-finished are not run again. At the end the table of README is printed and written to OUT/table.md, beside the whole comparison.
---unseen does the same for speakers never heard (experiment=unseen_speaker, GRU, 3 seeds, each of six speakers).
+Each float run (task B1) is trained once; all other runs with its model and seed start from it. "Rounded" rows are the
+control: the float weights, rounded once without further training. Finished runs are not repeated. At the end the table is
+printed and written to OUT/table.md, next to the whole comparison. --unseen does the same for speakers that are not in the
+training data (experiment=unseen_speaker, GRU, each of six speakers). Overrides such as trainer=debug apply to all runs.
 """
 
 from __future__ import annotations
@@ -14,27 +16,38 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from speech_exp.reporting.comparison import compare, find_runs
-from speech_exp.reporting.estimates import student_interval
-from speech_exp.reporting.runs import Run
+from speech_exp.comparison import measures
+from speech_exp.comparison.compare import compare, find_runs
+from speech_exp.comparison.formats.markdown import estimate_text
+from speech_exp.comparison.grouping import group_runs
+from speech_exp.comparison.score_intervals import with_intervals
+from speech_exp.runs.reading import Run
 
 PROJECT = Path(__file__).parents[1]
 MODELS = ("gru", "lstm", "lmu")
-APPROACHES = ("ema", "snap_epoch", "snap_step", "stochastic", "row_shared", "apot2", "mixed_pot", "inq", "ste")
+APPROACHES = tuple(sorted(path.stem for path in (PROJECT / "conf" / "c_approach").glob("*.yaml")))
+LEVELS = {
+    "snap_epoch": "powers of two",
+    "apot2": "two powers",
+    "row_shared": "one power a row",
+}  # what the control rounds to
 DISTILLED = ("ema", "row_shared")
-UNSEEN_APPROACHES = ("ste", "apot2")  # the best two of the table above
+UNSEEN_APPROACHES = ("ste", "apot2")
+STAGES = ("B1", "rounded", "C", "B2", "C_kd")  # the most important first, in case the benchmark is stopped
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 QAT_EPOCHS = 5
+TITLES = {"accuracy": "(%)", "lost_against_float": "lost", "bits_per_weight": "bits", "packed_bytes": "bytes"}
+COLUMNS: dict[str, Sequence[str]] = dict.fromkeys(MODELS, tuple(TITLES))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs that differ in one key, each in a subfolder named by its value."""
+    """Runs that differ in one key, each in a subfolder named after its value."""
 
     folder: Path
     overrides: tuple[str, ...]
@@ -52,7 +65,7 @@ class Sweep:
             "~hydra.callbacks.comparison",
         ]
         if self.key == "c_approach":
-            placed[1] = "hydra.sweep.subdir=${hydra:runtime.choices.c_approach}"
+            placed[1] = "hydra.sweep.subdir=${hydra.runtime.choices.c_approach}"
         return [sys.executable, str(PROJECT / "run.py"), "-m", *self.overrides, varied, *placed]
 
 
@@ -60,42 +73,39 @@ def finished(record: Path) -> bool:
     return record.exists() and json.loads(record.read_text())["status"] == "finished"
 
 
-def digits(out: Path, seeds: tuple[str, ...]) -> Iterator[list[Sweep]]:
-    """Two stages: the float runs, then what starts from them."""
-    yield [Sweep(out / "B1" / model, (f"model={model}", "task=B1"), "seed", seeds) for model in MODELS]
-    yield [
-        sweep
-        for model in MODELS
-        for seed in seeds
-        for sweep in constrained(out, f"{model}/{seed}", (f"model={model}", f"seed={seed}"), APPROACHES)
-    ]
+def digits(out: Path, seeds: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, list[Sweep]]:
+    """Return the float runs and the runs that start from them, by stage."""
+    typed = [(model, (*overrides, f"model={model}")) for model in MODELS]
+    floats = [Sweep(out / "B1" / model, (*own, "task=B1"), "seed", seeds) for model, own in typed]
+    starts = [(f"{model}/{seed}", (*own, f"seed={seed}")) for model, own in typed for seed in seeds]
+    return {"B1": floats, **constrained(out, starts, APPROACHES)}
 
 
-def constrained(out: Path, place: str, overrides: tuple[str, ...], approaches: tuple[str, ...]) -> list[Sweep]:
-    start = out / "B1" / place
-    own = (*overrides, f"task.float_checkpoint={start}")
-    taught = (*own, "kd=teacher", f"kd.run={start}")
-    return [
-        Sweep(out / "C" / place, (*own, "task=C"), "c_approach", approaches),
-        Sweep(out / "C_kd" / place, (*taught, "task=C"), "c_approach", DISTILLED),
-        Sweep(out / "B2" / place, (*own, "task=B2"), "task.qat_epochs", ("0", str(QAT_EPOCHS))),
-    ]
+def constrained(
+    out: Path, starts: list[tuple[str, tuple[str, ...]]], approaches: tuple[str, ...]
+) -> dict[str, list[Sweep]]:
+    """Return the runs that start from the float runs in OUT/B1, by stage; `starts` are those runs' folders and overrides."""
+    found: dict[str, list[Sweep]] = {stage: [] for stage in STAGES[1:]}
+    for place, overrides in starts:
+        start = out / "B1" / place
+        own = (*overrides, f"task.float_checkpoint={start}")
+        taught = (*own, "task=C", "kd=teacher", f"kd.run={start}")
+        found["rounded"].append(
+            Sweep(out / "rounded" / place, (*own, "task=C", "task.fine_tune=false"), "c_approach", tuple(LEVELS))
+        )
+        found["C"].append(Sweep(out / "C" / place, (*own, "task=C"), "c_approach", approaches))
+        found["B2"].append(Sweep(out / "B2" / place, (*own, "task=B2"), "task.qat_epochs", ("0", str(QAT_EPOCHS))))
+        found["C_kd"].append(Sweep(out / "C_kd" / place, taught, "c_approach", DISTILLED))
+    return found
 
 
-def unseen(out: Path, seeds: tuple[str, ...]) -> Iterator[list[Sweep]]:
-    """As `digits`, for each speaker; what is typed takes the place of the preset's own sweep over speakers and seeds."""
-
-    def held_out(speaker: str) -> tuple[str, ...]:
-        return ("experiment=unseen_speaker", f"dataset.test_speaker={speaker}")
-
-    yield [Sweep(out / "B1" / speaker, (*held_out(speaker), "task=B1"), "seed", seeds) for speaker in SPEAKERS]
-    yield [
-        sweep
-        for speaker in SPEAKERS
-        for seed in seeds
-        for sweep in constrained(out, f"{speaker}/{seed}", (*held_out(speaker), f"seed={seed}"), UNSEEN_APPROACHES)
-        if "C_kd" not in sweep.folder.parts
-    ]
+def unseen(out: Path, seeds: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, list[Sweep]]:
+    """Like `digits`, for each speaker; explicit overrides replace the preset's own sweep over speakers and seeds."""
+    shared = ("experiment=unseen_speaker", *overrides)
+    typed = [(speaker, (*shared, f"dataset.test_speaker={speaker}")) for speaker in SPEAKERS]
+    floats = [Sweep(out / "B1" / speaker, (*own, "task=B1"), "seed", seeds) for speaker, own in typed]
+    starts = [(f"{speaker}/{seed}", (*own, f"seed={seed}")) for speaker, own in typed for seed in seeds]
+    return {"B1": floats, **constrained(out, starts, UNSEEN_APPROACHES)}
 
 
 def run_all(stages: Iterable[list[Sweep]], jobs: int) -> None:
@@ -119,73 +129,61 @@ def run_all(stages: Iterable[list[Sweep]], jobs: int) -> None:
 
 def row_name(run: Run) -> str:
     assert run.results is not None
-    task, kd = run.results["task"], " + kd" if run.results["kd"] else ""
+    task, approach = run.results["task"], run.results["c_approach"]
     if task == "B2":
-        qat = int(run.config.get("task.qat_epochs", 0))
-        return f"B2, {qat} QAT epochs" if qat else "B2"
-    return f"C {run.results['c_approach']}{kd}" if task == "C" else task
+        qat = int(run.config["task.qat_epochs"])
+        return f"B2, {qat} QAT epochs" if qat else "rounded: INT8 (B2)"
+    if task == "C" and not run.config["task.fine_tune"]:
+        return f"rounded: {LEVELS[approach]}"
+    return f"C {approach}{' + kd' if run.results['kd'] else ''}" if task == "C" else task
 
 
-def table(runs: list[Run]) -> str:
-    """One row a task and approach, one group of columns a model: accuracy, points lost against float, bits, packed bytes."""
-    found: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if run.results is not None:
-            found.setdefault((row_name(run), run.results["model"]), []).append(run)
-    models = [model for model in MODELS if any(model == one for _, one in found)]
-    names = sorted({name for name, _ in found})  # B1, B2, then C by approach
-    lines = ["| task | " + " | ".join(f"{model} (%) | lost | bits | bytes" for model in models) + " |"]
-    lines.append("| --- |" + " ---: | ---: | ---: | ---: |" * len(models))
-    for name in names:
-        cells = [name]
-        for model in models:
-            group = [run.results for run in found.get((name, model), []) if run.results is not None]
-            if not group:
-                cells += ["", "", "", ""]
-                continue
-            accuracy = student_interval(per_seed(group, lambda metrics: metrics["test"]["accuracy"]))
-            lost = student_interval(
-                per_seed(
-                    group,
-                    lambda metrics: (
-                        metrics.get("test_float", metrics["test"])["accuracy"] - metrics["test"]["accuracy"]
-                    ),
-                )
-            )
-            bits = sum(one["size"]["bits_per_weight"] for one in group) / len(group)
-            packed = sum(one["size"]["packed_bytes"] for one in group) / len(group)
-            cells += [
-                with_interval(accuracy),
-                "" if name == "B1" else with_interval(lost),
-                f"{bits:.2f}",
-                f"{packed:,.0f}",
-            ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def row_order(name: str) -> tuple[int, str]:
+    """Return the sort key of a row: float, then the control without training, then training for the constraint."""
+    return next((number for number, start in enumerate(("B1", "rounded", "B2")) if name.startswith(start)), 3), name
 
 
-def per_seed(group: list[dict], value) -> list[float]:
-    """Mean over test speakers for each seed, in points."""
-    seeds: dict[int, list[float]] = {}
-    for results in group:
-        seeds.setdefault(results["seed"], []).append(100 * value(results["metrics"]))
-    return [sum(values) / len(values) for _, values in sorted(seeds.items())]
+def table(runs: list[Run], names: Sequence[str] = (), columns: dict[str, Sequence[str]] = COLUMNS) -> str:
+    """Return a table with one row per task and approach and one group of columns per model.
 
-
-def with_interval(estimate) -> str:
-    return f"{estimate.mean:.2f}" + (f" ± {estimate.half_width:.2f}" if estimate.half_width is not None else "")
+    `names` selects rows, `columns` the measures of each model. A cell stays empty until all of its runs are finished:
+    means over different seeds cannot be compared.
+    """
+    groups = with_intervals(group_runs(runs)).groups
+    whole = max(len(group.runs) for group in groups)
+    estimates = {row.measure.key: (row.measure, row.estimates) for row in measures.rows(groups)}
+    cells: dict[tuple[str, str, str], str] = {}
+    for number, group in enumerate(groups):
+        if len(group.runs) < whole:
+            continue
+        assert group.runs[0].results is not None
+        own = row_name(group.runs[0]), group.runs[0].results["model"]
+        for key, (measure, of_groups) in estimates.items():
+            cells[(*own, key)] = estimate_text(of_groups[number], measure)
+    heads = [f"{model} {TITLES[key]}" for model, keys in columns.items() for key in keys]
+    lines = [["task", *heads], ["---", *["---:"] * len(heads)]]
+    there = {name for name, _, _ in cells}
+    for name in [name for name in names if name in there] or sorted(there, key=row_order):
+        lines.append([name, *(cells.get((name, model, key), "") for model, keys in columns.items() for key in keys)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1)))
-    parser.add_argument("--seeds")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--budget-bytes", type=int, default=36864)
     parser.add_argument("--unseen", action="store_true")
+    parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    out = (arguments.out or Path("runs") / ("constraints_unseen" if arguments.unseen else "constraints")).resolve()
-    seeds = tuple((arguments.seeds or ("0,1,2" if arguments.unseen else "0,1,2,3,4")).split(","))
-    run_all((unseen if arguments.unseen else digits)(out, seeds), arguments.jobs)
+    name = "constraints_unseen" if arguments.unseen else f"constraints_{arguments.budget_bytes}"
+    out = (arguments.out or Path("runs") / name).resolve()
+    seeds = tuple(arguments.seeds.split(","))
+    overrides = (f"task.budget_bytes={arguments.budget_bytes}", *arguments.overrides)
+    stages = (unseen if arguments.unseen else digits)(out, seeds, overrides)
+    run_all([stages[stage] for stage in arguments.stages.split(",")], arguments.jobs)
     runs = find_runs(out)
     text = table(runs)
     (out / "table.md").write_text(text)

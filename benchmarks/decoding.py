@@ -1,12 +1,12 @@
-"""Utterances a second of each decoder, with and without a language model, on one thread in one run.
+"""Measure utterances per second of each decoder, with and without a language model, on one thread.
 
     python benchmarks/decoding.py [--checkpoint RUN/checkpoints/checkpoint_epoch_N_best.pt] [--rounds 5]
 
-With a checkpoint of a recogniser its logits of the test part are decoded, and the language model is that of its training
-transcripts. Without one the logits are simulated: random sentences over a vocabulary of random words, one frame in
-which each character stands out among one to three of the blank, noise on all, and some characters taken for others; the
-language model is of other sentences from the same source. Times are of the decoders alone, in batches, the network's not;
-rounds alternate and the fastest counts, as other work on the machine only adds.
+With a checkpoint of a recogniser, its logits on the test part are decoded, with a language model of its training
+transcripts. Without one, the logits are simulated: random sentences over a vocabulary of random words, in which each
+character peaks in one frame and one to three blank frames follow, with noise in all frames and some characters confused;
+the language model is built from other sentences of the same source. Times include only the decoders, in batches, not the
+network. Rounds alternate and the fastest counts, because other work on the machine can only add time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from speech_exp.objectives.text import BLANK, SYMBOLS, to_ids
 from speech_exp.training.checkpoint import load_deployable
 
 BATCH = 32
-# Of the simulation: a frame every 20 ms, as after 2 times downsampling, and sizes of read speech.
+# Settings of the simulation: a frame every 20 ms, as after downsampling by 2, and sizes typical of read speech.
 FRAME_S = 0.02
 WORDS, SUCCESSORS, TRAINING_SENTENCES = 1000, 20, 5000
 PEAK, NOISE, CONFUSED = 8.0, 1.0, 0.05
@@ -44,23 +44,25 @@ class Material:
     outputs: list[CtcOutput]
     references: list[str]
     audio_s: float
-    training: Iterator[str]  # text of the language model
+    training: Iterator[str]  # sentences for the language model
 
 
 def recognised(checkpoint: str, folder: Path) -> Material:
-    """Logits of a trained network."""
-    run = experiment(folder, ["dataset=fsdd_strings", "trainer.device=cpu"]).of_checkpoint(load_deployable(checkpoint))
+    """Return the logits of a trained network."""
+    run = experiment(folder, ["dataset=fsdd_strings", "trainer.device=cpu"]).from_checkpoint(
+        load_deployable(checkpoint)
+    )
     network = run.deployed.eval()
-    step_s = run.extractor.hop_s * run.network.encoder.frames_per_state
+    step_s = run.front_end.extractor.hop_s * run.network.encoder.frames_per_state
     with torch.no_grad():
-        outputs = [network(batch.features_BTF, batch.lengths_B) for batch in run.features.parts["test"].in_order(BATCH)]
+        outputs = [network(batch.features_BTF, batch.lengths_B) for batch in run.data.parts["test"].in_order(BATCH)]
     audio_s = step_s * sum(int(output.lengths_B.sum()) for output in outputs)
     title = f"logits of {checkpoint} on its test part"
     return Material(title, outputs, list(transcripts(run, "test")), audio_s, transcripts(run, "train"))
 
 
 def simulated(utterances: int, seed: int) -> Material:
-    """Logits that look like a trained recogniser's."""
+    """Return simulated logits that resemble those of a trained recogniser."""
     source = random.Random(seed)
     sentences = sentences_of(source)
     references = [next(sentences) for _ in range(utterances)]
@@ -79,7 +81,7 @@ def simulated(utterances: int, seed: int) -> Material:
 
 
 def sentences_of(source: random.Random) -> Iterator[str]:
-    """Of 5 to 20 words, each followed by one of a few successors of its own, the first of them most often."""
+    """Yield random sentences of 5 to 20 words; each word has a few possible successors, and the first is the most frequent."""
     words = ["".join(source.choices(string.ascii_lowercase, k=source.randint(2, 9))) for _ in range(WORDS)]
     successors = {word: source.choices(words, k=SUCCESSORS) for word in words}
     shares = [1 / rank for rank in range(1, SUCCESSORS + 1)]
@@ -130,7 +132,7 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for decoder in decoders.values():
-        decoder.decode(*material.outputs[0])  # the model is read and the tree of words built here
+        decoder.decode(*material.outputs[0])  # reads the language model and builds the word tree
     texts = {}
     for _ in range(arguments.rounds):
         for name, decoder in decoders.items():

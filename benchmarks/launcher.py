@@ -1,11 +1,11 @@
-"""Seconds that Hydra, the launcher and the callbacks add to a run, beyond the start of its process and the run itself.
+"""Measure the seconds that Hydra, the launcher and the callbacks add to a run, beyond process start and the run itself.
 
-    PYTHONPATH=. python benchmarks/launcher.py [--rounds 3]          sweeps of 1, 9 and 36 runs in one process
+    PYTHONPATH=. python benchmarks/launcher.py [--rounds 3]          sweeps of 1, 9 and 36 runs in one process (--small: 1, 2 and 4)
     PYTHONPATH=. python benchmarks/launcher.py --slurm [--rounds 3]  arrays of 6 jobs, one at a time, on the cluster that sbatch finds
 
-The run itself is what its action does, from reading the data to the last figure. The process start is that
-of one that imports the same modules and is gone. The rest of the wall time is overhead: also SLURM's and submitit's own, and
-the end of the process. The comparison at the end of a sweep is told apart. Each round measures everything once.
+The run itself is what its action does, from reading the data to the last figure. The process start is that of a process
+that imports the same modules and exits. The rest of the wall time is overhead, including that of SLURM and submitit, and the
+end of the process. The comparison at the end of a sweep is reported separately. Each round measures everything once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from speech_exp.reporting.sweep_callback import CompareSweep
+from speech_exp.registry import REGISTERED
+from speech_exp.sweeps.compare_callback import CompareSweep
 
 PROJECT = Path(__file__).resolve().parents[1]
-START = "import os, hydra, speech_exp.command_line, speech_exp.actions.train; os._exit(0)"
+START = "import os, hydra, speech_exp.command_line.main, speech_exp.actions.train; os._exit(0)"
 SMALL = ["dataset=digits_demo", "trainer=debug", "trainer.device=cpu"]
 TIMED = ["action._target_=benchmarks.launcher.TimedTrain"]
 TIMED += ["hydra.callbacks.comparison._target_=benchmarks.launcher.TimedComparison"]
+REGISTERED["action"] += (
+    "benchmarks.launcher.TimedTrain",
+)  # takes effect in the process that imports this module to run it
 
 
 class TimedTrain:
-    """action=train; its seconds go to `action_s` in the run's folder."""
+    """action=train that writes its seconds to `action_s` in the run folder."""
 
     def __init__(self, dry_run: bool, resume: bool | str | None) -> None:
         from speech_exp.actions.train import Train
@@ -47,7 +51,7 @@ class TimedTrain:
 
 
 class TimedComparison(CompareSweep):
-    """Its seconds go to `comparison_s` in the sweep's folder."""
+    """Comparison of a sweep that writes its seconds to `comparison_s` in the sweep folder."""
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         started = time.perf_counter()
@@ -61,11 +65,11 @@ class Sweep:
     ended: float
     actions_s: list[float]
     comparison_s: float
-    jobs: list[list[float]]  # start and end of the batch scripts
+    jobs: list[list[float]]  # start and end of each batch script
 
     @property
     def rest_s(self) -> float:
-        """Of a sweep in one process: all but the runs themselves and the comparison."""
+        """For a sweep in one process: the time that is spent neither in the runs nor in the comparison."""
         return self.ended - self.started - sum(self.actions_s) - self.comparison_s
 
 
@@ -86,7 +90,7 @@ def sweep(*overrides: str) -> Sweep:
 
 
 def read_jobs(moments: Path) -> list[list[float]]:
-    """The last script may end after the command."""
+    """Return start and end of each batch script; waits, because the last script may end after the command."""
     while True:
         jobs = [[float(moment) for moment in path.read_text().split()] for path in moments.iterdir()]
         if all(len(job) == 2 for job in jobs):
@@ -95,7 +99,7 @@ def read_jobs(moments: Path) -> list[list[float]]:
 
 
 def start_s() -> float:
-    """Of a process: median of five."""
+    """Return the seconds to start a process, as the median of five starts."""
     moments = [time.perf_counter()]
     for _ in range(5):
         subprocess.run([sys.executable, "-c", START], cwd=PROJECT, check=True)
@@ -103,24 +107,26 @@ def start_s() -> float:
     return statistics.median(after - before for before, after in pairwise(moments))
 
 
-def local() -> Iterator[tuple[str, float]]:
-    """One round: what was measured and its seconds."""
+def local(small: bool) -> Iterator[tuple[str, float]]:
+    """Run one round in this process; yield what was measured and its seconds."""
     process_start_s = start_s()
-    one, nine, many = (
-        sweep(f"trainer.lr={','.join(f'{at}e-3' for at in range(1, 1 + groups))}", f"seed=range({seeds})")
-        for groups, seeds in ((1, 1), (3, 3), (12, 3))
+    seeds, *groups = (1, 2, 4) if small else (3, 3, 12)
+    some_runs, many_runs = (seeds * count for count in groups)
+    one, some, many = (
+        sweep(f"trainer.lr={','.join(f'{at}e-3' for at in range(1, 1 + count))}", f"seed=range({each})")
+        for count, each in ((1, 1), *((count, seeds) for count in groups))
     )
     yield "process start", process_start_s
     yield "a run itself", statistics.mean(many.actions_s)
     yield "**overhead of a sweep of one run**", one.rest_s - process_start_s
-    yield "**overhead of each further run, of 9**", (nine.rest_s - one.rest_s) / 8
-    yield "**overhead of each further run, of 36**", (many.rest_s - one.rest_s) / 35
-    yield "comparison of 9 runs (3 groups)", nine.comparison_s
-    yield "comparison of 36 runs (12 groups)", many.comparison_s
+    yield f"**overhead of each further run, of {some_runs}**", (some.rest_s - one.rest_s) / (some_runs - 1)
+    yield f"**overhead of each further run, of {many_runs}**", (many.rest_s - one.rest_s) / (many_runs - 1)
+    yield f"comparison of {some_runs} runs ({groups[0]} groups)", some.comparison_s
+    yield f"comparison of {many_runs} runs ({groups[1]} groups)", many.comparison_s
 
 
 def slurm() -> Iterator[tuple[str, float]]:
-    """One round of an array: what was measured and its seconds."""
+    """Run one round as a job array; yield what was measured and its seconds."""
     process_start_s = start_s()
     array = sweep("launcher=slurm", "slurm.cpus_per_task=1", "slurm.array_parallelism=1", "seed=range(6)")
     starts, ends = zip(*array.jobs, strict=True)
@@ -138,9 +144,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slurm", action="store_true")
+    parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
-    sweep("seed=0")  # fills the cache of features
-    rounds = [dict(slurm() if arguments.slurm else local()) for _ in range(arguments.rounds)]
+    sweep("seed=0")  # fills the feature cache
+    rounds = [dict(slurm() if arguments.slurm else local(arguments.small)) for _ in range(arguments.rounds)]
     print("| seconds | median | all rounds |\n| --- | ---: | --- |")
     for what in rounds[0]:
         values = [found[what] for found in rounds]

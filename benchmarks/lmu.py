@@ -1,11 +1,11 @@
-"""Times the LMU's linear memory with its output projection, forward and backward, by every algorithm in one run.
+"""Time the LMU's linear memory with its output projection, forward and backward, with every algorithm.
 
     python benchmarks/lmu.py [--threads 2] [--device cuda --dtype bfloat16] [--json lmu.json]
 
 Algorithms take turns within each round. A time is the median over rounds; a ratio compares the fastest rounds, because
-a busy machine can only add to a time. An error is the largest of h and both gradients against a float64 recurrence,
-relative to the largest value. `theta` is the whole length (the memory's worst case) and a fixed window. Peak memory: on
-a GPU what the allocator reports; on a CPU the growth of the resident set of a process of its own, which runs one
+other work on the machine can only add time. An error is the largest error of h and both gradients against a float64
+recurrence, relative to the largest value. `theta` is the whole length (the memory's worst case) or a fixed window. Peak
+memory: on a GPU, what the allocator reports; on a CPU, the growth of the resident set of a separate process that runs one
 algorithm at one length.
 """
 
@@ -25,11 +25,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also without installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation, too
 from speech_exp.models.linear_memory import LinearMemory
 
 ALGORITHMS = ("fft", "chunked", "auto", "sequential")
-SLOW = "sequential"  # timed in few rounds
+SLOW = "sequential"  # timed in fewer rounds
 
 Step = Callable[[], tuple[torch.Tensor, ...]]
 
@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", help="also write all figures to this file")
     parser.add_argument(
         "--probe", help=argparse.SUPPRESS
-    )  # the algorithm of a process that measures its own peak memory
+    )  # internal: algorithm to run in a process that measures its own peak memory
     return parser.parse_args()
 
 
@@ -92,7 +92,9 @@ def measure(arguments: argparse.Namespace, frames: int, theta: float, hidden: in
     steps: dict[str, Step] = {name: data.all_memories(memory) for name, memory in memories.items()}
     steps["final"] = data.final_memory(memories["auto"])
     expected = data.reference(memories["auto"])
-    errors = {name: relative_error(steps[name](), expected) for name in ALGORITHMS}  # and warm-up: tables are made here
+    errors = {
+        name: relative_error(steps[name](), expected) for name in ALGORITHMS
+    }  # also the warm-up: builds the tables
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     steps["final"]()
     for round_number in range(arguments.rounds):
@@ -144,7 +146,7 @@ class Data:
         return h.detach(), *torch.autograd.grad(h, (self.u_BTC, self.weight_HX), upstream.to(h.dtype))
 
     def reference(self, memory: LinearMemory) -> tuple[torch.Tensor, ...]:
-        """h and its gradients by the recurrence in float64, on the CPU."""
+        """Compute h and its gradients with the recurrence in float64, on the CPU."""
         A_MM, B_M = memory.tables.A_MM, memory.tables.B_M
         u_BTC, weight_HX = (x.detach().cpu().double().requires_grad_() for x in (self.u_BTC, self.weight_HX))
         state_BCM, states = torch.zeros(*u_BTC.shape[::2], len(B_M), dtype=torch.float64), []
@@ -178,7 +180,7 @@ def ratio(numerators: list[float], denominators: list[float]) -> float:
 
 
 def peak_memory(arguments: argparse.Namespace, algorithm: str, frames: int, theta: float, hidden: int) -> float:
-    """MiB that one training step adds, measured in a process of its own."""
+    """Return the MiB that one training step adds, measured in a separate process."""
     command = [sys.executable, __file__, "--probe", algorithm, "--frames", str(frames), "--window", str(theta)]
     for name in ("device", "dtype", "threads", "batch", "order", "channels"):
         command += [f"--{name}", str(getattr(arguments, name))]
@@ -189,7 +191,7 @@ def probe_memory(arguments: argparse.Namespace) -> float:
     torch.set_num_threads(arguments.threads)
     frames, theta, hidden = next(cases(arguments))
     memory = LinearMemory(arguments.order, theta, arguments.probe).to(arguments.device)
-    Data(arguments, 2, hidden).all_memories(memory)()  # libraries and their buffers
+    Data(arguments, 2, hidden).all_memories(memory)()  # loads libraries and allocates their buffers
     data = Data(arguments, frames, hidden)
     before = current_peak(arguments.device)
     data.all_memories(memory)()
@@ -199,10 +201,10 @@ def probe_memory(arguments: argparse.Namespace) -> float:
 def current_peak(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    if platform.system() == "Linux":  # getrusage would give the peak of the parent process, if that was larger
+    if platform.system() == "Linux":  # getrusage would report the peak of the parent process if that is larger
         status = Path("/proc/self/status").read_text()
         return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-    if platform.system() == "Windows":  # has no such count in Python
+    if platform.system() == "Windows":  # Python has no such counter there
         return 0
     import resource
 

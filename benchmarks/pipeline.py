@@ -1,15 +1,15 @@
-"""What it takes to read a corpus: audio seconds a second a core, and the plan of batches over a million utterances.
+"""Measure what it takes to read a corpus: audio seconds per second per core, and the batch plan of a million utterances.
 
     python benchmarks/pipeline.py [--rounds 5] [--gpu-audio-s-per-s 13440] [--cuts 1000000]
 
-First the training part of gigaspeech_mini (subset xl, 32 minutes of speech in Opus) is read through the batches of
-training, without a model, in one process with one thread, from each storage. Its files lie in the system's file cache, so
-that this is the work of a core and not the speed of a disk. Features are timed apart: they are the work of the device, or
-were stored before. Rounds alternate; the fastest counts, as other work on the machine only adds. Beside it stand the cores
-that keep one GPU busy which hears so many audio seconds a second, and what of the storage a second of audio takes.
+First, the training part of gigaspeech_mini (subset xl, 32 minutes of speech in Opus) is read in training batches, without a
+model, in one process with one thread, from each kind of storage. Its files are in the system's file cache: this measures the
+work of a core, not the speed of a disk. Features are timed separately, because they are the work of the device, or were
+stored before. Rounds alternate and the fastest counts, because other work on the machine can only add time. The table also
+shows the cores that keep one GPU busy at the given audio seconds per second, and the storage per second of audio.
 
-Then a manifest of made-up cuts of 1 to 20 s: time to write, open and plan it, and the resident memory of a new process that
-walks through an epoch of the plan.
+Then, for a manifest of made-up cuts of 1 to 20 s: the time to write, open and plan it, and the resident memory of a new
+process that walks through one epoch of the plan.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from torch import nn
 from training import experiment
 
 from speech_exp.data.batches import BatchSize
-from speech_exp.data.bucketing import BucketPlan
-from speech_exp.data.cuts import TableWriter, open_table
-from speech_exp.data.readers import RecordingReader
-from speech_exp.features.cut_batches import CutUtterances
+from speech_exp.data.corpus.batches import CutUtterances
+from speech_exp.data.corpus.bucketing import BucketPlan
+from speech_exp.data.corpus.cuts import TableWriter, open_table
+from speech_exp.data.corpus.readers import RecordingReader
 from speech_exp.features.logmel import LogMelTransform
 from speech_exp.features.normalization import Normalizer
 
 STORAGES = ("audio", "features", "shar")
 BATCH = 48
 RATE_HZ, HOP = 16000, 160
-# A GPU that takes 35 steps a second of 96 utterances of 4 s each.
+# A GPU that trains 35 steps per second with 96 utterances of 4 s each.
 GPU_AUDIO_S_PER_S = 35 * 96 * 4
 RECORDING_CUTS, SHARD_CUTS, WINDOW_SHARDS = 100, 1000, 10
-BATCH_S = 1200  # of a batch by frames, with padding
+BATCH_S = 1200  # seconds in a batch that is sized by frames, including padding
 MARKS = (25, 50, 75, 100)  # percent of an epoch
 
 
 class Kept(nn.Module):
-    """Stands in the place of the features: keeps the waveforms of a batch, and gives one empty frame of each."""
+    """Replaces the feature transform: keeps the waveforms of each batch and returns one empty frame per utterance."""
 
     def __init__(self, hop: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Kept(nn.Module):
 
 
 class Unnormalized(Normalizer):
-    """Normalisation is the device's work too."""
+    """Skips normalisation, which is the device's work as well."""
 
     def batch(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         return features_BTF
@@ -70,11 +70,11 @@ class Unnormalized(Normalizer):
 def training_part(folder: Path, storage: str) -> CutUtterances:
     overrides = ["dataset=gigaspeech_mini", "dataset.subset=xl", f"dataset.storage={storage}", "dataset.workers=0"]
     overrides += [f"dataset.prepared={folder}", "augment=none", "trainer.device=cpu"]
-    return experiment(folder, overrides).features.parts["train"]
+    return experiment(folder, overrides).data.parts["train"]
 
 
 def read_s(part: CutUtterances, seed: int) -> tuple[float, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Seconds to read, decode and pad an epoch, and the waveforms of its batches."""
+    """Return the seconds to read, decode and pad an epoch, and the waveforms of its batches."""
     kept = None if part.transform is None else Kept(part.transform.hop)
     part = replace(part, transform=kept, normalizer=Unnormalized("utterance"))
     utterances, started = 0, time.perf_counter()
@@ -95,7 +95,7 @@ def features_s(
 
 
 def stored_bytes_per_s(folder: Path, audio: CutUtterances, audio_s: float) -> dict[str, float]:
-    """Of a second of utterances in each storage; of recordings, pauses and all, where these hold them."""
+    """Return the stored bytes per second of utterances; for recordings, per second including the pauses."""
     cuts = map(audio.table.cut, range(len(audio.table)))
     recordings = {cut.recording.id: cut.recording for cut in cuts}.values()
     files = {"features": "*/xl/features-*/0*.npy", "shar": "*/xl-shar/shards/*"}
@@ -116,6 +116,7 @@ def reading(rounds: int, gpu_audio_s_per_s: float) -> None:
                 spent_s, waveforms = read_s(part, number)
                 found.setdefault(storage, []).append(spent_s)
                 if storage == "audio":
+                    assert part.transform is not None
                     spent_s = features_s(part.transform, part.normalizer, waveforms)
                     found.setdefault("features of waveforms", []).append(spent_s)
         audio = parts["audio"]
@@ -132,7 +133,7 @@ def reading(rounds: int, gpu_audio_s_per_s: float) -> None:
 
 
 def write_cuts(folder: Path, cuts: int) -> None:
-    """A table of cuts of 1 to 20 s, a hundred in each recording."""
+    """Write a table of cuts of 1 to 20 s, a hundred in each recording."""
     from lhotse import MonoCut, Recording, SupervisionSegment
     from lhotse.audio import AudioSource
 
@@ -151,13 +152,13 @@ def write_cuts(folder: Path, cuts: int) -> None:
 
 
 def memory_mb() -> float:
-    """Resident memory of this process."""
+    """Return the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def opened(folder: Path) -> float:
-    """Seconds until the first cut is at hand."""
+    """Return the seconds until the first cut is available."""
     started = time.perf_counter()
     table = open_table(folder, "xl")
     RecordingReader(table, RATE_HZ).table.cut(len(table) // 2)
@@ -165,7 +166,7 @@ def opened(folder: Path) -> float:
 
 
 def planned(folder: Path, by_frames: bool, windows: bool) -> dict[str, str]:
-    """What a plan takes, and the walk through an epoch of it."""
+    """Measure the time and memory of a plan and of a walk through one epoch of it."""
     table = open_table(folder, "xl")
     before_mb = memory_mb()
     started = time.perf_counter()
@@ -209,7 +210,7 @@ def large_plan(cuts: int) -> None:
         ways |= {"by utterances, windows": (False, True), "by frames, windows": (True, True)}
         columns = []
         for way in ways.values():
-            # A process of its own each: what was planned before must not hide the memory of a plan.
+            # Use a separate process for each: earlier plans must not hide the memory of this one.
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 open_s = process.submit(opened, folder).result()
                 columns.append({"open (s)": f"{open_s:.2f}"} | process.submit(planned, folder, *way).result())

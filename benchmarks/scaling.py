@@ -1,17 +1,18 @@
-"""How training scales with the processes that share it: measured here, then derived for GPUs that are not at hand.
+"""Measure how training scales with the number of ranks, and derive how it would scale on GPUs that are not available.
 
     PYTHONPATH=. python benchmarks/scaling.py
     PYTHONPATH=. python benchmarks/scaling.py --device cuda --dtype bf16 --compile
 
-Measured: 1 and 2 ranks (on GPUs 1, 2, 4 and 8, as many as there are), each a process of one thread, take the trainer's step on
-made-up batches and exchange gradients by gloo (NCCL). Strong scaling keeps the batch of all ranks, as `trainer.batch_size`
-does, weak scaling that of each. Each round measures all cases, and an efficiency is the median of the ratios within a
-round: other work on the machine comes and goes. The same ranks also step without any exchange, which tells what they
-cost each other as neighbours on one machine; and, in further steps, meet before they exchange, which tells waiting from exchanging.
+Measured: 1 and 2 ranks (on GPUs 1, 2, 4 and 8, as far as available), each a process with one thread, take the trainer's step
+on made-up batches and sum gradients by DistributedDataParallel over gloo (NCCL on GPUs). Strong scaling keeps the total batch of all ranks, as
+`trainer.batch_size` does; weak scaling keeps the batch of each rank. Each round measures all cases, and an efficiency is the
+median of the ratios within a round, because the load on the machine varies. The same ranks also step without any exchange,
+which shows how much they slow each other down on one machine; the difference is what the exchange adds to a step, including
+the time spent waiting for the slower rank.
 
 Derived: what a step exchanges, the efficiency at 1 to 64 GPUs and what a node reads, from the reference encoder's counts, the
-reading speeds of benchmarks/pipeline.py and the assumptions that are printed. Gradients are exchanged after the backward
-pass and beside no computation, so that each millisecond of it counts.
+reading speeds of benchmarks/pipeline.py and the printed assumptions. The whole exchange adds to the step there: an upper bound,
+because most of it overlaps with the backward pass.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -37,15 +38,15 @@ from scaling_derived import BATCH, ESTIMATED_MS, FRAMES, LINKS_GB_PER_S, Derivat
 from training import experiment
 
 from speech_exp import ranks
-from speech_exp.data.batches import Batch
-from speech_exp.ranks import add_
+from speech_exp.features.batch import Batch
+from speech_exp.tasks.phases import plain_loss
 from speech_exp.training.optimization import Optimization
 from speech_exp.training.runtime import compiled
 
 
 @dataclass(frozen=True)
 class Case:
-    """What each rank trains; `typed` are further overrides."""
+    """What each rank trains; `typed` are additional overrides."""
 
     encoder: str
     utterances: int
@@ -55,78 +56,57 @@ class Case:
 
 
 class Times(NamedTuple):
-    """Of one step, in seconds, mean of a round; `apart` is a step without any exchange."""
+    """Seconds of one step, as the mean of a round; `apart` is a step without any exchange."""
 
     step: float
     apart: float
-    waiting: float
-    counts: float
-    exchange: float
 
 
 class Training:
-    """The trainer's step on one batch again and again."""
+    """The trainer's step, repeated on one batch."""
 
     def __init__(self, case: Case) -> None:
         typed = ["dataset=fsdd_strings", "features=logmel80", f"encoder={case.encoder}", *case.typed]
-        typed += ["trainer.deterministic=false", f"trainer.batch_size={case.utterances * ranks.count()}"]
+        typed += ["trainer.deterministic=false", f"trainer.batch_size={case.utterances * ranks.world_size()}"]
         run = experiment(Path(tempfile.gettempdir()), typed)
-        runtime, self.objective, self.task = run.trainer.runtime, run.objective, run.task
+        runtime, self.objective = run.trainer.runtime, run.objective
         self.device, self.network = runtime.device, run.network.train()
         self.forward = compiled(self.network) if case.compile else self.network
-        self.batch = make_batch(case.utterances, case.frames, run.extractor.num_features, self.device)
+        self.batch = make_batch(case.utterances, case.frames, run.front_end.extractor.num_features, self.device)
         self.optimization = Optimization(self.network, runtime, 10_000, 1e-4, 0.01, "cosine", 0.1, 1.0)
 
-    def step(self, exchange: Callable[[list[torch.Tensor]], None]) -> None:
-        """As `Fitting` takes it, with `exchange` of counts and then of gradients."""
+    def step(self) -> None:
+        """Take a step as the training loop does."""
         own = self.objective.weight(self.batch)
-        with patch.object(ranks, "add_", exchange):
-            weight = ranks.sums([own, len(self.batch.ids), 0, 0], self.device)[0]
-            self.optimization.step([(self.batch, own / weight)], self.loss)
+        weight = ranks.all_reduce_values([own, len(self.batch.ids), 0, 0], self.device)[0]
+        self.optimization.step([(self.batch, own / weight)], self.loss, nullcontext())
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        return self.task.loss(self.objective, self.forward, batch)
-
-    def watched_s(self) -> tuple[float, float, float]:
-        """Of one step: seconds of waiting for the other ranks, exchanging counts, and exchanging gradients."""
-        times_s = []
-
-        def exchange(tensors: list[torch.Tensor]) -> None:
-            times_s.append(self.now_s())
-            add_([torch.zeros(1, device=self.device)])
-            times_s.append(self.now_s())
-            add_(tensors)
-            times_s.append(self.now_s())
-
-        self.step(exchange)
-        if ranks.count() == 1:
-            return 0.0, 0.0, 0.0
-        reached_s, counting_s, counted_s, ready_s, exchanging_s, exchanged_s = times_s
-        waiting_s = counting_s - reached_s + exchanging_s - ready_s
-        return waiting_s, counted_s - counting_s, exchanged_s - exchanging_s
+        return plain_loss(self.objective, self.forward, batch)
 
     def now_s(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def mean_s(self, steps: int, exchange: Callable[[list[torch.Tensor]], None]) -> float:
+    def mean_s(self, steps: int) -> float:
         started_s = self.now_s()
         for _ in range(steps):
-            self.step(exchange)
+            self.step()
         return (self.now_s() - started_s) / steps
 
     def measure(self, steps: int) -> Times:
-        watched_s = zip(*(self.watched_s() for _ in range(steps)), strict=True)
-        return Times(self.mean_s(steps, add_), self.mean_s(steps, lambda _: None), *map(mean, watched_s))
+        step_s = self.mean_s(steps)
+        with patch.object(ranks, "all_reduce_", lambda _: None), self.optimization.batch_loss.no_sync():
+            return Times(step_s, self.mean_s(steps))
 
 
-training = cache(Training)  # of a rank
+training = cache(Training)  # each rank builds a case only once
 
 
 def measure(case: Case, steps: int) -> Times:
-    """In one rank; where one fails, all do."""
-    with ranks.together():
+    """Measure in this rank; if one rank fails, all do."""
+    with ranks.fail_together():
         return training(case).measure(steps)
 
 
@@ -136,7 +116,7 @@ def become_rank(told: dict[str, str]) -> None:
 
 
 class Group:
-    """So many ranks that train together, each in a process that sleeps until it is called."""
+    """`size` ranks that train together, each in a process that sleeps until it is called."""
 
     def __init__(self, size: int) -> None:
         with socket.socket() as free:
@@ -144,19 +124,19 @@ class Group:
             port = free.getsockname()[1]
         self.processes = []
         for rank in range(size):
-            told = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+            told: dict[str, object] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
             told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             environment = {name: str(value) for name, value in told.items()}
             self.processes.append(ProcessPoolExecutor(1, get_context("spawn"), become_rank, (environment,)))
 
     def measure(self, case: Case, steps: int) -> Times:
-        """Mean over the ranks."""
+        """Return the mean over the ranks."""
         asked = [process.submit(measure, case, steps) for process in self.processes]
         return Times(*map(mean, zip(*(one.result() for one in asked), strict=True)))
 
 
 def compare(case: Case, sizes: list[int], rounds: int, steps: int) -> float:
-    """Print a row for each number of ranks and way to scale; returns the seconds of one rank's step."""
+    """Print a row for each number of ranks and kind of scaling; return the seconds of a step on a single rank."""
     rows = [("", 1, case)]
     for size in sizes[1:]:
         rows += [("strong", size, replace(case, utterances=case.utterances // size)), ("weak", size, case)]
@@ -165,19 +145,19 @@ def compare(case: Case, sizes: list[int], rounds: int, steps: int) -> float:
     for number in range(rounds + 1):
         for (_, size, of_rank), times in zip(rows, found, strict=True):
             one = groups[size].measure(of_rank, steps)
-            if number:  # the first builds, compiles and warms up
+            if number:  # the first round builds, compiles and warms up
                 times.append(one)
     for (scaling, size, of_rank), times in zip(rows, found, strict=True):
-        step_ms, _, waiting_ms, counts_ms, exchange_ms = (1000 * median(one) for one in zip(*times, strict=True))
+        step_ms = 1000 * median(one.step for one in times)
         cells = [case.encoder, scaling, f"{size}", f"{size} x {of_rank.utterances} x {case.frames}", f"{step_ms:.1f}"]
         if size > 1:
-            work = of_rank.utterances / case.utterances  # of a rank, against one alone
+            work = of_rank.utterances / case.utterances  # work of a rank, relative to that of a single rank
             pairs = list(zip(found[0], times, strict=True))
             apart = median(100 * work * one.step / own.apart for one, own in pairs)
             efficiency = median(100 * work * one.step / own.step for one, own in pairs)
-            cells += [f"{waiting_ms:.1f}", f"{counts_ms:.2f}", f"{exchange_ms:.1f}"]
-            cells += [f"{100 * exchange_ms / step_ms:.1f}", f"{apart:.0f}", f"{efficiency:.0f}"]
-        print_row(*cells, *[""] * (11 - len(cells)))
+            exchange_ms = 1000 * median(one.step - one.apart for one in times)
+            cells += [f"{exchange_ms:.1f}", f"{apart:.0f}", f"{efficiency:.0f}"]
+        print_row(*cells, *[""] * (8 - len(cells)))
     return median(one.step for one in found[0])
 
 
@@ -208,8 +188,8 @@ def main() -> None:
     how = "compiled" if arguments.compile else "not compiled"
     print(f"{arguments.model}, {arguments.dtype}, {how}, {where}, {arguments.rounds} rounds, torch {torch.__version__}")
     print()
-    columns = ("encoder", "scaling", "ranks", "batch x frames", "step (ms)", "waiting (ms)", "counts (ms)")
-    print_header(*columns, "gradients (ms)", "of the step (%)", "without exchange (%)", "efficiency (%)")
+    columns = ("encoder", "scaling", "ranks", "batch x frames", "step (ms)", "exchange adds (ms)")
+    print_header(*columns, "without exchange (%)", "efficiency (%)")
     found_s = [compare(case, sizes, arguments.rounds, arguments.steps) for case in cases]
     steps_ms, source = ([1000 * found_s[-1]], "measured") if on_gpu else (list(ESTIMATED_MS), "an estimate")
     if arguments.step_ms:

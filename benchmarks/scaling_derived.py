@@ -1,4 +1,4 @@
-"""What `benchmarks/scaling.py` derives of GPUs that are not at hand: the efficiency at 1 to 64, and what a node reads."""
+"""Derive scaling on GPUs that are not available, for `benchmarks/scaling.py`: efficiency at 1 to 64 GPUs, data per node."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 BATCH, FRAMES, FRAME_S = 96, 400, 0.01  # of the reference encoder on one GPU
 GPUS, NODE_GPUS = (1, 4, 8, 64), 8
-# Milliseconds of such a step in bf16, compiled, on one H100: 80 to 150 a second, an estimate, for no GPU was at hand. The
-# share of the peak that this means is printed; narrow layers reach no large one.
+# Milliseconds of such a step on one H100 (bf16, compiled), estimated at 80 to 150 steps per second because no GPU was
+# available. The resulting share of the peak is printed; narrow layers cannot reach a large share.
 ESTIMATED_MS = (1000 / 80, 1000 / 150)
 PEAK_TFLOP_PER_S = 989  # H100 SXM, bf16 without sparsity (NVIDIA's data sheet)
-# What an all-reduce of the encoder's 15 MB reaches. NVLink 4: 450 GB/s a direction, of which NCCL gets 370 with messages
-# ten times as large (NVIDIA/nccl-tests issue 212), taken as 240 here. One 400 Gbit/s InfiniBand card: 50 GB/s, of which it
-# gets 40 with 16 MB (issue 232); nodes are taken to exchange by one ring over one card each, where NCCL may use eight.
+# Bandwidth of an all-reduce of the encoder's 15 MB. NVLink 4 has 450 GB/s per direction, of which NCCL reaches 370 with
+# messages ten times as large (NVIDIA/nccl-tests issue 212); we assume 240. One 400 Gbit/s InfiniBand card has 50 GB/s, of
+# which NCCL reaches 40 with 16 MB (issue 232); we assume one ring over one card per node, although NCCL may use eight.
 LINKS_GB_PER_S = (240.0, 40.0)
-# Of an all-reduce of few bytes between two nodes: 46 to 75 (NVIDIA/nccl issues 1244 and 1453); less within one.
+# Latency of a small all-reduce between two nodes: 46 to 75 us (NVIDIA/nccl issues 1244 and 1453); less within a node.
 LATENCY_US = 60
-LAUNCH_US = 5  # of one kernel, by Python, torch and CUDA: our assumption
-# Audio seconds a second a core, and kB an audio second: benchmarks/pipeline.py.
+LAUNCH_US = 5  # time to launch one kernel, in Python, torch and CUDA: our assumption
+# Audio seconds per second per core, and kB per second of audio, measured by benchmarks/pipeline.py.
 STORAGES = {"audio": (556, 3.8), "shar": (4050, 19.2), "features": (32847, 16.0)}
 XL_S = 10_000 * 3600
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch is asked to compute."""
+    """Counts the operations that torch is asked to compute."""
 
     count = 0
 
@@ -40,10 +40,10 @@ class Operations(TorchDispatchMode):
 
 
 class Derivation:
-    """Step and exchange of the reference encoder on GPUs whose step with BATCH utterances takes `alone_ms` on one."""
+    """Step and exchange times of the reference encoder, if a step with BATCH utterances takes `alone_ms` on one GPU."""
 
     def __init__(self, network: nn.Module, loss: Callable[[], torch.Tensor], links_gb_per_s: list[float]) -> None:
-        """`loss` is that of one utterance of FRAMES frames, computed in float32 on the CPU, where operations are counted."""
+        """Count operations on the CPU; `loss` computes the loss of one utterance of FRAMES frames in float32."""
         self.in_node_gb_per_s, self.between_gb_per_s = links_gb_per_s
         with FlopCounterMode(display=False) as flop, Operations() as operations:
             loss().backward()
@@ -54,18 +54,18 @@ class Derivation:
         self.floor_ms = self.operations * LAUNCH_US / 1000
 
     def sent_mb(self, gpus: int) -> float:
-        """By each GPU of a ring."""
+        """Return the MB that each GPU of a ring sends."""
         return 2 * (gpus - 1) / gpus * self.megabytes
 
     def exchange_ms(self, gpus: int) -> float:
-        """Of counts, and of gradients, which are copied into one piece and back."""
+        """Return the ms to exchange the counts, and the gradients, which are copied into one buffer and back."""
         if gpus == 1:
             return 0.0
         gb_per_s = self.in_node_gb_per_s if gpus <= NODE_GPUS else self.between_gb_per_s
         return self.sent_mb(gpus) / gb_per_s + (2 * LATENCY_US + 2 * LAUNCH_US) / 1000
 
     def step_ms(self, gpus: int, utterances: int, alone_ms: float) -> float:
-        """With so many utterances a GPU; however few they are, the kernels must be launched."""
+        """Return the ms of a step with `utterances` per GPU; launching the kernels takes time however few these are."""
         floor_ms = min(self.floor_ms, alone_ms)
         return floor_ms + (alone_ms - floor_ms) * utterances / BATCH + self.exchange_ms(gpus)
 
@@ -79,7 +79,7 @@ class Derivation:
 """)
         print_header("scaling", "GPUs", "batch", "sent a GPU (MB)", "exchange (ms)", "step (ms)", "efficiency (%)")
         weak = [("weak", gpus, BATCH, BATCH) for gpus in GPUS]
-        for_each = {gpus: math.ceil(BATCH / gpus) for gpus in GPUS}  # a batch must divide among the ranks
+        for_each = {gpus: math.ceil(BATCH / gpus) for gpus in GPUS}  # a batch must divide evenly among the ranks
         strong = [("strong", gpus, utterances, gpus * utterances) for gpus, utterances in for_each.items()]
         for scaling, gpus, utterances, on_one in weak + strong:
             steps = [self.step_ms(gpus, utterances, ms) for ms in steps_ms]
@@ -109,5 +109,5 @@ def print_row(*cells: str) -> None:
 
 
 def spread(values: list[Any], form: str) -> str:
-    """Both ends, or the one value."""
+    """Format the lowest and highest value, or the only one."""
     return " to ".join(dict.fromkeys(format(value, form) for value in values))

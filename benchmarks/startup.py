@@ -1,4 +1,4 @@
-"""Seconds from `python run.py` to the first optimizer step with a warm cache, and where they go.
+"""Measure the seconds from `python run.py` to the first optimizer step with a warm cache, and where they go.
 
     python benchmarks/startup.py [--rounds 5] [run.py overrides ...]
 
@@ -33,7 +33,8 @@ def trainer(self):
         marks["first step"] = time.time() - started
         print("MARKS" + json.dumps(marks), flush=True)
         os._exit(0)
-    type(built)._step = first_step
+    from speech_exp.training.optimization import Optimization
+    Optimization.step = first_step
     return built
 root.Experiment.trainer = functools.cached_property(trainer)
 root.Experiment.trainer.__set_name__(root.Experiment, "trainer")
@@ -49,7 +50,7 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         command = [str(RUN), f"hydra.run.dir={folder}", *overrides]
-        rounds = [child(command) for _ in range(arguments.rounds + 1)][1:]  # the first may have to fill the cache
+        rounds = [child(command) for _ in range(arguments.rounds + 1)][1:]  # the first round may have to fill the cache
         print("| until | seconds (median) | all rounds |\n| --- | ---: | --- |")
         for mark in rounds[0]:
             values = [marks[mark] for marks in rounds]
@@ -67,8 +68,10 @@ def child(command: list[str]) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(time.time()), *command], capture_output=True, text=True, check=True
     )
-    line = next(line for line in done.stdout.splitlines() if line.startswith("MARKS"))
-    return dict(json.loads(line.removeprefix("MARKS")))
+    marks = [line.removeprefix("MARKS") for line in done.stdout.splitlines() if line.startswith("MARKS")]
+    if not marks:
+        raise SystemExit(f"run.py ended before its first step:\n{done.stdout}{done.stderr}")
+    return dict(json.loads(marks[0]))
 
 
 if __name__ == "__main__":

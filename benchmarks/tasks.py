@@ -1,10 +1,11 @@
-"""What the constraints cost in time, as ratios measured in one run, on FSDD.
+"""Measure what the constraints cost in time on FSDD, as ratios within one execution.
 
     python benchmarks/tasks.py [--epochs 4] [--rounds 4] [--models gru,lstm,lmu]
 
-First the training seconds of task C by each approach beside task B1 at equal epochs; every epoch of C is one of phase two, the
-costlier one. Then the seconds in which the engines of task B2 classify the test split (300 recordings), weights untrained.
-Rounds alternate; figures are the fastest of each, as other work on the machine only adds.
+First, the training seconds of task C with each approach, compared with task B1 for as many epochs; all epochs of C are in
+phase two, the more expensive one. Then, the seconds that the engines of task B2 need to classify the test split (300
+recordings), with untrained weights. Rounds alternate and the fastest counts, because other work on the machine can only add
+time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 from training import CONF, experiment
 
 from speech_exp.tasks.dynamic import dynamic_int8
+from speech_exp.tasks.integer.calibration import calibration_batches
 from speech_exp.tasks.integer.conversion import convert
-from speech_exp.tasks.task import calibration_batches
-from speech_exp.training.fitting import Fitting
+from speech_exp.training.loop import TrainingLoop
 from speech_exp.training.state import StateFiles
 
 APPROACHES = sorted(path.stem for path in (CONF / "c_approach").glob("*.yaml"))
@@ -28,15 +29,15 @@ EXPANDED = "task.expand_to_budget=true"
 
 
 def train_s(folder: Path, overrides: list[str]) -> float:
-    """Seconds of the trainer alone; features are ready before."""
+    """Return the seconds of training alone, with the features ready."""
     run = experiment(folder, ["dataset=fsdd", "trainer.device=cpu", *overrides])
-    parts, network = run.features.parts, run.network
+    parts, network = run.data.parts, run.network
     started = time.perf_counter()
-    Fitting(
+    TrainingLoop(
         run.trainer,
         network,
         run.objective,
-        run.task,
+        run.task.phases(run.trainer.epochs),
         run.augment,
         parts,
         run.dataset.class_names,
@@ -72,7 +73,7 @@ def engines(models: list[str], rounds: int, folder: Path) -> None:
     for model in models:
         for typed in ([], [EXPANDED]):
             run = experiment(folder, ["dataset=fsdd", "task=B2", f"model={model}", "trainer.device=cpu", *typed])
-            parts, network = run.features.parts, run.network.eval()
+            parts, network = run.data.parts, run.network.eval()
             integer = convert(network, calibration_batches(parts["train"]))
             ways = {"float": network, "dynamic": dynamic_int8(network), "integer": integer}
             seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -97,7 +98,7 @@ def main() -> None:
     models = arguments.models.split(",")
     folder = Path(tempfile.mkdtemp())
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    train_s(folder, ["task=B1", "trainer.epochs=1"])  # what all need is imported and in the feature cache
+    train_s(folder, ["task=B1", "trainer.epochs=1"])  # imports what all runs need and fills the feature cache
     training(models, arguments.epochs, arguments.rounds, folder)
     engines(models, arguments.rounds, folder)
 

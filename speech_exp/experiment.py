@@ -1,38 +1,36 @@
-"""Composition root: from a composed config to the objects of one run, built when first asked for, in the order of the
-data flow. Nothing below this module knows Hydra.
-"""
+"""Composition root: builds the objects of one run from its config on first use; the modules below it do not depend on Hydra."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import json
 import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speech_exp import ranks
+from speech_exp.checkpoint_config import OWN_KEYS, check_config, check_sizes, keys_taken
+from speech_exp.config_roles import config_hash, identity
 from speech_exp.config_types import check_types, flat
 from speech_exp.folder_names import sweep_subdir
+from speech_exp.safe_text import printable, without_credentials
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from speech_exp.data.dataset import DataSet
-    from speech_exp.features.assembly import Features
+    from speech_exp.data.data_set import DataSet
+    from speech_exp.data.prepared import DataRequest, PreparedData
     from speech_exp.features.augment import SpecAugment
-    from speech_exp.features.distortion import Variants
-    from speech_exp.features.mfcc import FeatureExtractor
-    from speech_exp.features.normalization import Normalizer
+    from speech_exp.features.front_end import FrontEnd
     from speech_exp.models.encoder import Encoder
     from speech_exp.objectives.objective import Network, Objective
+    from speech_exp.tasks.sizing import Size
     from speech_exp.tasks.task import Task
     from speech_exp.training.trainer import Trainer
 
@@ -41,55 +39,47 @@ OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
 
 @cache
 def started() -> datetime:
-    """One moment for all processes that train together, which meet here at the first call."""
-    return ranks.from_first(datetime.now)
+    """Return the start time, the same on all ranks; at the first call they wait for each other."""
+    return ranks.broadcast_object(datetime.now)
 
 
 OmegaConf.register_new_resolver("started", lambda form: started().strftime(form), replace=True)
 
-# Keys that say where things lie or what is done, and cannot change a result.
-_LOCATION_KEYS = ("dataset.root", "dataset.prepared", "dataset.workers", "cache_dir", "trainer.device")
-_OWN_KEYS = ("checkpoint", "audio", "streaming", "part")  # of the actions that read a checkpoint
-_NOT_IN_HASH = (
-    *_LOCATION_KEYS[:-1],
-    *("dataset.password", "dataset.host", "dry_run", "resume", "action", "study", "slurm"),
-    *("trainer.tensorboard", "trainer.mlflow", "trainer.wandb", "trainer.checkpoint_every_s"),
-    *("trainer.watchdog_s", "trainer.keep"),
-)
-
 
 class Experiment:
-    """The objects of one run. `choices` are the chosen files of the config groups, `folder` is the run folder."""
+    """The objects of one run. `choices` are the selected files of the config groups, `folder` is the run folder."""
 
     def __init__(self, config: DictConfig, choices: dict[str, str], folder: Path) -> None:
         self.config, self.choices, self.folder = config, choices, folder
         self.overrides: tuple[str, ...] = ()
         if type(config.seed) is not int or not 0 <= config.seed < 2**32:
-            raise ValueError(f"seed={config.seed}: expected a whole number from 0 to 2^32 - 1, change seed")
+            raise ValueError(f"seed={config.seed}: expected an integer from 0 to 4294967295, change seed")
         self.seed = config.seed
         self.features_seconds = 0.0
         self.trains = True
-        self.deployed: nn.Module | None = None  # of a checkpoint
+        self.deployed: nn.Module | None = None  # deployable form of a checkpoint's network
 
     def build(self, key: str, **given: Any) -> Any:
-        """Object of the config node `key`; `given` are the arguments that the config cannot hold."""
+        """Build the object of the config node `key`; `given` are arguments that the config cannot contain."""
         return self._constructor(key)(**given)
 
     def _constructor(self, key: str, leave: tuple[str, ...] = ()) -> Callable[..., Any]:
-        """What the node `key` names, its config bound except for the keys `leave`."""
+        """Return the class of the node `key` with its config bound as arguments, except for the keys in `leave`."""
         node = OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True, throw_on_missing=True)
         assert isinstance(node, dict)
-        named = {str(name): value for name, value in node.items() if name not in leave}
-        check_types(key, named)
+        left = (*leave, *OWN_KEYS.get(key, ()))
+        named = {str(name): value for name, value in node.items() if name not in left}
+        check_types("" if key == "action" else key, named)  # an action's arguments are keys of the top level
         return instantiate(named, _partial_=True, _convert_="all")
 
     @cached_property
     def trainer(self) -> Trainer:
-        """Built first: it decides the device and seeds this process."""
+        """The trainer, built first because it chooses the device; building it to train also seeds this process."""
         from speech_exp.training.runtime import seed_everything
 
         trainer: Trainer = self.build("trainer")
-        seed_everything(self.seed)
+        if self.trains:
+            seed_everything(self.seed)
         return trainer
 
     @cached_property
@@ -97,53 +87,45 @@ class Experiment:
         return self.build("dataset")
 
     @cached_property
-    def loaded(self) -> Any:
-        """The data set's `Loaded`, of which `features` knows the kind."""
-        return self.dataset.load()
-
-    @cached_property
-    def extractor(self) -> FeatureExtractor:
-        return self.build("features.extractor")
-
-    @cached_property
-    def normalizer(self) -> Normalizer:
+    def front_end(self) -> FrontEnd:
+        """Everything between a waveform and the network; what only serves training is left out if nothing is trained."""
+        from speech_exp.features.front_end import FrontEnd
         from speech_exp.features.normalization import Normalizer
+        from speech_exp.features.speed import check_speeds
 
-        return Normalizer(self.config.features.normalization)
+        keys, variants, speeds = {"extractor": "features.extractor"}, None, None
+        if self.trains:
+            speeds = self.config.augment.speeds
+            if self.config.augment.variants:
+                keys["variants"], variants = "augment.variants", self.build("augment.variants")
+        description = {name: self._plain(key) for name, key in keys.items()}
+        extractor, normalizer = self.build("features.extractor"), Normalizer(self.config.features.normalization)
+        return FrontEnd(extractor, normalizer, check_speeds(list(speeds or ())), variants, description)
 
     @cached_property
     def augment(self) -> SpecAugment:
         return self.build("augment.batch")
 
-    @property
-    def variants(self) -> Variants | None:
-        """What the training features hold beside the recordings themselves; None where nothing is trained."""
-        return self.build("augment.variants") if self.trains and self.config.augment.variants else None
-
     @cached_property
     def task(self) -> Task:
-        """With the approach and the distillation that the config chose, which a task without use for them refuses."""
-        make = self._constructor("task")
-        given = {}
-        for group, argument in (("c_approach", "approach"), ("kd", "distillation")):
+        return self._build_with("task", approach="c_approach", distillation="kd")
+
+    def _build_with(self, key: str, **groups: str) -> Any:
+        """Build the object of the node `key`; those of the chosen `groups` (argument -> group) are arguments of it."""
+        make, given = self._constructor(key), {}
+        for argument, group in groups.items():
             if self.config.get(group):
                 if argument not in inspect.signature(make.func).parameters:  # type: ignore[attr-defined]
                     raise ValueError(
-                        f"{group}={self.choices[group]} has no meaning with task={self.choices['task']}: choose another task "
-                        f"or leave {group} out"
+                        f"{group}={self.choices[group]} cannot be used with {key}={self.choices[key]}: choose another {key} or "
+                        f"leave {group} out"
                     )
-                given[argument] = self._constructor(group, leave=("run",))()
+                given[argument] = self.build(group)
         return make(**given)
 
     @cached_property
     def objective(self) -> Objective:
-        given = {"decoder": self.build("decoder")} if self.config.get("decoder") else {}
-        make = self._constructor("objective")
-        if given and "decoder" not in inspect.signature(make.func).parameters:  # type: ignore[attr-defined]
-            raise ValueError(
-                f"decoder={self.choices['decoder']} has no meaning with objective={self.choices['objective']}: leave decoder out"
-            )
-        objective: Objective = make(**given)
+        objective: Objective = self._build_with("objective", decoder="decoder")
         if objective.targets != self.dataset.targets:
             raise ValueError(
                 f"objective={self.choices['objective']} learns {objective.targets}, dataset={self.choices['dataset']} gives "
@@ -153,51 +135,67 @@ class Experiment:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the network's outputs."""
+        """Names of the network's outputs."""
         return self.objective.outputs(self.dataset.class_names)
 
     @cached_property
     def network(self) -> Network:
-        """On the trainer's device, with fresh weights drawn from the run's seed."""
+        """The network on the trainer's device, with initial weights drawn from the run's seed."""
+        device = self.trainer.runtime.device
+        return self.objective.network(self._encoder(self.size.hidden_size), len(self.class_names)).to(device)
+
+    def untrained(self) -> Network:
+        """Build another network of the same config on the CPU, as a reference for a trained one."""
         import torch
 
-        device = self.trainer.runtime.device
-        with torch.random.fork_rng(devices=[]):  # the task tries sizes out
-            hidden_size = self.task.hidden_size(
+        with torch.random.fork_rng(devices=[]):
+            return self.objective.network(self._encoder(self.size.hidden_size), len(self.class_names))
+
+    @cached_property
+    def size(self) -> Size:
+        """The size of the recurrent layers, chosen by the task."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # the task builds networks to try sizes
+            return self.task.sizing.choose(
                 lambda hidden: self._encoder(hidden).recurrent_layers, self.config.model.hidden_size
             )
-        return self.objective.network(self._encoder(hidden_size), len(self.class_names)).to(device)
 
     def _encoder(self, hidden_size: int) -> Encoder:
         unsolved = ("hidden_size",) if self.config.model.hidden_size is None else ()
-        cell = self._constructor("model", leave=("bidirectional", *unsolved))
+        cell = self._constructor("model", leave=unsolved)
         return self.build(
-            "encoder", input_size=self.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
+            "encoder", input_size=self.front_end.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
         )
 
-    def prepare_training(self) -> None:
-        """Get the float run that the task starts from, and the teacher, which is trained here where no run is named."""
+    def prepare_training(self) -> Network | None:
+        """Load the float run that the task starts from; return the teacher, which is trained first if no run is given."""
         import torch
 
+        if start := self.config.task.get("float_checkpoint"):
+            self._load_float_run("task.float_checkpoint", start, self.network)
+        if self.task.distillation is None:
+            return None
+        teacher = copy.deepcopy(self.network)
+        with torch.random.fork_rng():  # training a teacher here must not change the student
+            found = self.config.kd.run or self._train_teacher()
+        self._load_float_run("kd.run", found, teacher)
+        return teacher
+
+    def _load_float_run(self, key: str, place: str, network: Network) -> None:
         from speech_exp.training.float_runs import load_float_run
 
-        config = self.plain_config()["config"]
-        if start := config["task"].get("float_checkpoint"):
-            load_float_run("task.float_checkpoint", start, config, self.network)
-        if (distillation := self.task.distillation) is not None:
-            teacher = copy.deepcopy(self.network)
-            with torch.random.fork_rng():  # whether a teacher is trained here must not change the student
-                found = config["kd"]["run"] or self._train_teacher()
-            load_float_run("kd.run", found, config, teacher)
-            distillation.teacher = teacher
+        load_float_run(key, place, self.plain_config()["config"], self.dataset.fingerprint, network)
 
     def _train_teacher(self) -> str:
-        """Folder of a float run of the student's topology, kept in this run's folder."""
+        """Train a float run of the student's topology inside this run's folder and return its folder."""
         config = self.config.copy()
         with open_dict(config):
-            config.task, config.c_approach, config.kd = {"_target_": "speech_exp.tasks.task.Task"}, None, None
-            config.resume = None if isinstance(config.resume, str) else config.resume  # a folder is the student's
-            config.model.hidden_size = self.network.encoder.recurrent_layers[0].hidden_size
+            config.task = {"_target_": "speech_exp.tasks.unconstrained.Unconstrained"}
+            config.c_approach = config.kd = None
+            config.trainer.threads = self.trainer.threads
+            config.resume = None if isinstance(config.resume, str) else config.resume  # a folder refers to the student
+            config.model.update(self.network.encoder.recurrent_layers[0].sizes())
         teacher = Experiment(
             config, {**self.choices, "task": "A", "c_approach": "None", "kd": "none"}, self.folder / "teacher"
         )
@@ -205,29 +203,34 @@ class Experiment:
         teacher.build("action")(teacher)
         return str(teacher.folder)
 
+    def check(self) -> None:
+        """Build the parts of a run and find its data, so that errors appear before anything is written."""
+        self.dataset.check(self.front_end, self._data_request)
+        _ = self.network, self.augment, self.dataset.fingerprint
+        try:
+            check_config(self.plain_config()["config"])
+        except ValueError as error:
+            raise ValueError(f"{error}: no checkpoint could hold it, leave that key out or change it") from None
+        for key in ("task.float_checkpoint", "kd.run"):
+            if place := OmegaConf.select(self.config, key):
+                self._load_float_run(key, place, copy.deepcopy(self.network))
+
     @cached_property
-    def features(self) -> Features:
-        """Normalised features of all parts on the trainer's device; recordings dropped for bad audio are named."""
-        from speech_exp.features.parts import FeaturePlan, features_of
-        from speech_exp.features.speed import check_speeds
+    def data(self) -> PreparedData:
+        """Normalised features of all parts, on the trainer's device."""
+        started_s = time.perf_counter()
+        data = self.dataset.prepare(self.front_end, self._data_request)
+        self.features_seconds = time.perf_counter() - started_s
+        return data
+
+    @property
+    def _data_request(self) -> DataRequest:
+        from speech_exp.data.prepared import DataRequest
         from speech_exp.objectives.text import to_ids
 
-        started_s, variants = time.perf_counter(), self.variants
-        plan = FeaturePlan(
-            self.extractor,
-            self._descriptions(variants is not None),
-            self.normalizer,
-            variants,
-            check_speeds(list(self.config.augment.speeds or ()) if self.trains else None),
-            self.trains,
-            to_ids,
-            self.network.encoder.frames_per_state,
-            self.cache_folder,
-            self.trainer.runtime.device,
-        )
-        features = features_of(self.dataset, self.loaded, plan)
-        self.features_seconds = time.perf_counter() - started_s
-        return features
+        # The config states the downsampling, so preparing data needs no network; encoders without the key keep every frame.
+        frames_per_state = self.config.encoder.get("downsampling", 1)
+        return DataRequest(to_ids, frames_per_state, self.trains, self.cache_folder, self.trainer.runtime.device)
 
     @property
     def cache_folder(self) -> Path:
@@ -235,58 +238,56 @@ class Experiment:
 
         return Path(self.config.cache_dir) if self.config.cache_dir else user_cache() / "features"
 
-    def _descriptions(self, with_variants: bool) -> dict[str, dict[str, Any]]:
-        """Configs of what decides the features."""
-        keys = {"extractor": "features.extractor", **({"variants": "augment.variants"} if with_variants else {})}
-        return {name: cast("dict[str, Any]", self._plain(key)) for name, key in keys.items()}
-
     def _plain(self, key: str) -> Any:
         return OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True)
 
     def plain_config(self) -> dict[str, Any]:
-        """The resolved config and the choices it was composed from, in plain Python values."""
+        """Return the resolved config and the choices it was composed from, as plain Python values."""
         config = OmegaConf.to_container(self.config, resolve=True)
         assert isinstance(config, dict)
         if "password" in config["dataset"]:
-            config["dataset"]["password"] = None  # a secret has no place in a run folder
+            config["dataset"]["password"] = None  # never store a secret in a run folder
+        if config["trainer"]["mlflow"]:
+            config["trainer"]["mlflow"] = without_credentials(config["trainer"]["mlflow"])
         return {"choices": self.choices, "config": {str(key): value for key, value in config.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """The config, flat, without the keys that cannot change a result."""
-        config = flat(self.plain_config()["config"])
-        return {key: value for key, value in config.items() if not _is_in(key, _NOT_IN_HASH)}
+        """Return the config as a flat table, without the keys that cannot change a result."""
+        return identity(self.plain_config()["config"])
 
     def config_hash(self) -> str:
-        """Hash of the `identity`."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+        """Return the hash of the `identity`."""
+        return config_hash(self.plain_config()["config"])
 
-    def of_checkpoint(self, content: dict[str, Any]) -> Experiment:
-        """The experiment that made a deployable checkpoint, its weights and statistics loaded.
-
-        Only where things lie, which device computes and how logits become text is taken from this command line;
-        anything else that was typed would make another experiment and is refused.
-        """
-        config = OmegaConf.create(content["config"])
-        for override in self.overrides:
-            key, _, value = override.lstrip("+~").partition("=")
-            if content["choices"].get(key) == value:
-                continue
-            if key.partition(".")[0] == "decoder":
-                config.decoder = self.config.decoder
-            elif key in _LOCATION_KEYS:
-                OmegaConf.update(config, key, OmegaConf.select(self.config, key))
-            elif key.partition(".")[0] not in ("action", "launcher", "slurm", *_OWN_KEYS):
-                raise ValueError(
-                    f"{override} was typed, but action={self.choices['action']} takes it from the checkpoint: leave it out "
-                    f"(only {', '.join(_LOCATION_KEYS)} and decoder may be set)"
-                )
-        original = Experiment(config, content["choices"], self.folder)
-        original.trains = False
-        original.normalizer.load(content["statistics"])
-        original.deployed = original.task.restore(original.network, content["network"])
+    def from_checkpoint(self, content: dict[str, Any]) -> Experiment:
+        """Return the experiment that made a checkpoint; keys that may be changed afterwards come from this command line."""
+        taken = keys_taken(self.overrides, self.choices["action"], tuple(self.config.action), content["choices"])
+        try:
+            plain = check_config(content["config"])
+            config = OmegaConf.create(plain)
+            for key in ("cache_dir", "dataset.prepared"):  # a file must not decide where a folder is created
+                if (place := OmegaConf.select(config, key)) and not Path(place).is_dir():
+                    OmegaConf.update(config, key, None)
+            for key in taken.intersection({"decoder", *flat(plain)}):
+                OmegaConf.update(config, key, OmegaConf.select(self.config, key), merge=False)
+            original = Experiment(config, content["choices"], self.folder)
+            original.trains = False
+            original._load(content)
+        except Exception as error:  # numbers from a file can break a constructor in any way
+            reason = printable(error.__cause__ or error, 500) or type(error).__name__
+            raise ValueError(f"checkpoint={self.config.checkpoint} cannot be used: {reason}") from error
         return original
 
+    def _load(self, content: dict[str, Any]) -> None:
+        """Load the weights and statistics of a checkpoint after checking that they fit a network of this config."""
+        import torch
 
-def _is_in(key: str, tables: tuple[str, ...]) -> bool:
-    """Whether `key` is one of the keys, or below one of them."""
-    return any(key == table or key.startswith(f"{table}.") for table in tables)
+        state = content["network"]
+        numbers = check_sizes(content["config"], [tensor.numel() for tensor in state.values()])
+        front_end = self.front_end
+        with torch.device("meta"):  # only shapes: nothing is allocated for a size that the file does not have
+            needed = sum(tensor.numel() for tensor in self.untrained().state_dict().values())
+        if needed > 2 * numbers:
+            raise ValueError(f"its config asks for {needed:,} numbers, the file contains {numbers:,}")
+        front_end.load_state_dict(content["front_end"])
+        self.deployed = self.task.deployment.restore(self.network, state)

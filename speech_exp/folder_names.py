@@ -1,25 +1,26 @@
-"""Folder names of the runs of a sweep, made of what the user typed."""
+"""Names on disk that several modules share: folders of a sweep's runs, and the deployable model in a run folder."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-# Keys that cannot change a result: a run goes on in its folder whatever they are.
-_WITHOUT_EFFECT = ("cache_dir", "dataset.root", "launcher", "resume", "slurm", "study")
+from speech_exp.config_roles import changes_results, key_of
+
 _LONGEST = 120  # characters; file systems allow 255 bytes
 
 
 def telling(overrides: Iterable[str]) -> list[str]:
-    """Those of the overrides that can change a result."""
-    return [one for one in overrides if not re.match(rf"({'|'.join(map(re.escape, _WITHOUT_EFFECT))})(\.\w+)*=", one)]
+    """Return the overrides that can change a result; the others do not affect which folder a run resumes in."""
+    return [override for override in overrides if changes_results(key_of(override))]
 
 
 def sweep_subdir(overrides: Sequence[str]) -> str:
-    """`model=gru,seed=0` of the run's overrides, another name for other overrides.
+    """Return the folder name of a sweep's run, such as `model=gru,seed=0`; different overrides give different names.
 
-    A name that cannot hold them as they stand, for their length or their characters, ends in a hash of all of them.
+    If the overrides are too long or contain characters that a name cannot, the name ends in a hash of all of them.
     """
     told = telling(overrides)
     name = ",".join(re.sub(r"[^A-Za-z0-9=._+-]+", "-", override) for override in told) or "run"
@@ -27,3 +28,8 @@ def sweep_subdir(overrides: Sequence[str]) -> str:
         digest = hashlib.sha256("\0".join(told).encode()).hexdigest()
         name = f"{name[: _LONGEST - 13]}-{digest[:12]}"
     return name
+
+
+def best_checkpoints(run_folder: Path) -> list[Path]:
+    """Return the deployable model files of a run; a finished run has exactly one."""
+    return sorted((run_folder / "checkpoints").glob("checkpoint_epoch_*_best.pt"))

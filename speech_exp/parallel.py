@@ -1,4 +1,4 @@
-"""Work that is cut into jobs and done by processes, with a progress bar."""
+"""Run jobs in worker processes, with a progress bar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -19,9 +20,10 @@ _Result = TypeVar("_Result")
 def in_processes(
     work: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int, title: str
 ) -> Iterator[tuple[_Job, _Result]]:
-    """Each job with its result, in the order in which they are done; in this process where `workers` is below 2.
+    """Yield each job with its result, in order of completion; jobs run in this process if `workers` is below 2.
 
-    `work`, jobs and results must pickle. The first error of a job is raised here, and jobs not yet begun are left.
+    `work`, the jobs and the results must be picklable. The first error of a job is raised here; jobs not
+    yet started are cancelled.
     """
     with progress(title, len(jobs), for_all=True) as bar:
         if workers < 2 or len(jobs) < 2:
@@ -34,14 +36,31 @@ def in_processes(
         try:
             futures = {pool.submit(work, job): job for job in jobs}
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                try:
+                    result = future.result()
+                except ValueError as error:  # raised again without the worker's traceback
+                    raise type(error)(*error.args) from None
+                yield futures[future], result
                 bar.advance()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Make torch use one thread, also in Python threads started here; its results then have the same bits on any machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _begin_worker() -> None:
-    """One thread a process, and no process outlives the one that started it, even where that was killed."""
+    """Use one thread per worker, and end the worker when its parent ends, even if the parent was killed."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""The processes that train one model together, as torchrun or a job of SLURM starts them: all of torch.distributed.
+"""The processes (ranks) that train one model together, started by torchrun or a SLURM job; wraps torch.distributed.
 
-Each process is a rank. They are told of each other by the variables RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT; where these are missing there is one, and each function is the plain thing it stands for.
+The launcher describes them in RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Without these
+variables there is one process, and every function here works without communication.
 """
 
 from __future__ import annotations
@@ -11,191 +11,210 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
 
 T = TypeVar("T")
 
-LastWords = Callable[[str, bool], None]  # how another rank ended, and whether by an error or by a signal
-_last_words: list[LastWords] = []
 _GONE = (
-    "another process that trains with this one is gone: what started them says how it ended, and the same command goes on "
+    "another process that trains with this one is gone: what started them says how it ended, and the same command resumes "
     "from the last checkpoint"
 )
-_MEETING = timedelta(minutes=10)  # in which all have started
-_LIMIT = timedelta(hours=4)  # then they wait that long for one that builds a cache or tests the model
-_POLL_S = 0.2
-_NOTICE_S = 1.0  # after an error all ranks have learned of it
-_GRACE_S = 3.0  # after which they end: later than the one that failed, which torchrun takes for the cause
+_FAILURE = "failure"  # key of the first failure in the store that all ranks share
+_START_TIMEOUT = timedelta(minutes=10)  # time limit for all ranks to start
+_EXCHANGE_TIMEOUT = timedelta(hours=4)  # time limit of later exchanges: one rank may build a cache or test the model
+_GPU_TIMEOUT = timedelta(minutes=10)  # time limit of exchanges between GPUs; one that hangs ends its process
+_END_S = 5  # time for the launcher to notice that the first rank has failed, and to end this one
+
+_gpu_groups: dict[torch.device, dist.ProcessGroup] = {}
 
 
-def count() -> int:
+def world_size() -> int:
+    """Return the number of processes (ranks) that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def number() -> int:
-    """Of this process, from 0; number 0 alone writes and prints."""
+def rank() -> int:
+    """Return the rank of this process, from 0; only rank 0 writes and prints."""
     return int(os.environ.get("RANK", "0"))
 
 
-def on_this_node() -> tuple[int, int]:
-    """Number of this process among those of its machine, and how many these are."""
+def local_rank_and_size() -> tuple[int, int]:
+    """Return the rank of this process on its machine, and the number of processes there."""
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, where alone it is called; the others wait for it."""
-    if count() == 1:
+def broadcast_object(make: Callable[[], T]) -> T:
+    """Return what `make` returns on rank 0; only rank 0 calls it, the others wait for the result."""
+    if world_size() == 1:
         return make()
     _join()
-    import torch
     import torch.distributed as dist
 
-    box = [make() if number() == 0 else None]
-    with _exchange():
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]  # type: ignore[return-value]
+    objects = [make() if rank() == 0 else None]
+    with exchange():
+        dist.broadcast_object_list(objects, src=0)
+    return objects[0]  # type: ignore[return-value]
 
 
-def gathered(value: T) -> list[T]:
-    """The `value` of each rank, in their order."""
-    if count() == 1:
+def all_gather(value: T) -> list[T]:
+    """Return the `value` of every rank, in rank order (all-gather)."""
+    if world_size() == 1:
         return [value]
     _join()
     import torch.distributed as dist
 
-    found: list[Any] = [None] * count()
-    with _exchange():
-        dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    with exchange():
+        dist.all_gather_object(values, value)
+    return values
 
 
-def sums(values: Sequence[float], device: torch.device) -> list[float]:
-    """The sum over the ranks of each value, exchanged by `device`."""
-    if count() == 1:
+def all_reduce_values(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the sum of each value over all ranks (all-reduce on `device`)."""
+    if world_size() == 1:
         return list(values)
     import torch
 
-    held = torch.tensor(values, dtype=torch.float64, device=device)
-    add_([held])
-    return held.tolist()
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    all_reduce_(sums)
+    return sums.tolist()
 
 
-def add_(tensors: list[torch.Tensor]) -> None:
-    """Replace each tensor by its sum over the ranks, in one exchange; all lie on one device and are of one type."""
-    if count() == 1:
+def all_reduce_(tensor: torch.Tensor) -> None:
+    """Replace `tensor` by its sum over all ranks (all-reduce)."""
+    if world_size() == 1:
         return
-    _join()
-    import torch
     import torch.distributed as dist
 
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    with _exchange():
-        dist.all_reduce(flat)
-    totals = flat.split([tensor.numel() for tensor in tensors])
-    # As torch's optimizers do: one kernel on a GPU in place of one a tensor.
-    torch._foreach_copy_(tensors, [total.view_as(tensor) for tensor, total in zip(tensors, totals, strict=True)])
+    with exchange():
+        dist.all_reduce(tensor, group=process_group(tensor.device))
 
 
-def copy_first_(tensors: list[torch.Tensor]) -> None:
-    """Replace each tensor by that of rank 0."""
-    if count() == 1:
+def broadcast_(tensors: list[torch.Tensor]) -> None:
+    """Replace each tensor by that of rank 0 (broadcast)."""
+    if world_size() == 1:
         return
-    _join()
     import torch.distributed as dist
 
-    with _exchange():
+    with exchange():
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor, src=0, group=process_group(tensor.device))
+
+
+def process_group(device: torch.device) -> dist.ProcessGroup:
+    """Return torch's process group for tensors on `device`: gloo on a CPU, NCCL on a GPU."""
+    _join()
+    import torch.distributed as dist
+
+    if device.type == "cpu":
+        assert dist.group.WORLD is not None, "_join has created it"
+        return dist.group.WORLD
+    if device not in _gpu_groups:
+        _gpu_groups[device] = dist.new_group(backend="nccl", timeout=_GPU_TIMEOUT, device_id=device)
+    return _gpu_groups[device]
 
 
 @contextmanager
-def _exchange() -> Iterator[None]:
-    """Where an exchange fails, another rank is gone."""
+def exchange() -> Iterator[None]:
+    """Report a failed exchange as the end of another rank."""
+    import torch.distributed as dist
+
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
         raise ValueError(f"{_GONE} ({error})") from error
 
 
 @contextmanager
-def last_words(say: LastWords) -> Iterator[None]:
-    """Where another rank ends in this context, `say` is called just before this process ends, too."""
-    _last_words.append(say)
-    yield
-    _last_words.remove(say)  # not after an error, which may be what the end of that rank looks like from here
+def fail_together() -> Iterator[None]:
+    """Within this context, only the first rank that fails shows its error; the launcher then ends the others.
 
-
-@contextmanager
-def together() -> Iterator[None]:
-    """In this context an error of one rank ends them all, and is the only one that is shown."""
-    if count() == 1:
+    torchrun and `srun --kill-on-bad-exit` would end them without this too. But each rank would then show an error, the same one
+    or a lost connection, and torch's `record` would repeat the first one in torchrun's report.
+    """
+    if world_size() == 1:
         yield
         return
-    store, over = _join(), threading.Event()
-    watch = threading.Thread(target=_watch, args=(store, over), daemon=True)
-    watch.start()
+    store = _join()
     try:
         yield
     except BaseException as error:
-        with suppress(RuntimeError):  # where the store is lost, with the rank that held it
-            if store.add("failed", 1) > 1:
-                time.sleep(60)  # `_watch` ends this process; what failed here is the end of another one
-            over.set()
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another rank has ended
-            cause = error.__cause__ or error
-            told = f"rank {number()}: {type(cause).__name__}: {cause}"
-            store.set("error", json.dumps([told, isinstance(cause, Exception)]))
-            time.sleep(_NOTICE_S)
-        raise
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        signals: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))  # torchrun may send it at this moment
+        for group in _gpu_groups.values():
+            group.abort()  # NCCL would wait for the other ranks at the end of this process
+        if _is_first_failure(store, error):
+            sys.stderr = sys.__stderr__
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _, failed = peer_failure() or ("", False)
+        if failed and not signals:
+            time.sleep(_END_S)  # torchrun would blame this rank if it ended now
+        raise SystemExit(1) from None
+
+
+def peer_failure() -> tuple[str, bool] | None:
+    """Return how another rank ended and whether by an error (not by a signal or the user); None if none has said so."""
+    if world_size() == 1:
+        return None
+    try:
+        store = _join()
+        return tuple(json.loads(store.get(_FAILURE))) if store.check([_FAILURE]) else None
+    except RuntimeError:  # the store is lost with the rank that hosted it
+        return None
+
+
+@contextmanager
+def deferring_sigterm() -> Iterator[None]:
+    """With several ranks, let SIGTERM act at the end of this context; torchrun sends it when another rank has failed."""
+    if world_size() == 1:
+        yield
+        return
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    try:
+        yield
     finally:
-        over.set()
-        watch.join()
+        signal.signal(signal.SIGTERM, before)
+    for number in signals:
+        signal.raise_signal(number)
 
 
-def _watch(store: Any, over: threading.Event) -> None:
-    """End this process when another one has failed: its main thread may wait for that one without end."""
-    told = None
-    while told is None and not over.wait(_POLL_S):
-        try:
-            if store.check(["error"]):
-                told = json.loads(store.get("error"))
-        except RuntimeError:  # the store is lost with the rank that held it
-            told = _GONE, True
-            time.sleep(_GRACE_S)  # in which the main thread may meet that loss and tell of it
-            if not over.is_set():
-                print(f"error: {_GONE}", file=sys.stderr, flush=True)
-    if told is not None and not over.is_set():
-        for say in _last_words:
-            with suppress(Exception):
-                say(*told)
-        time.sleep(_GRACE_S)
-        os._exit(1)
+def _is_first_failure(store: dist.Store, error: BaseException) -> bool:
+    """Tell the other ranks about `error` unless one of them has failed before; return whether this rank is the first."""
+    if isinstance(error, SystemExit) and isinstance(error.code, str):
+        text, failed = error.code.strip().splitlines()[-1].removeprefix("error: "), True
+    else:
+        text, failed = f"{type(error).__name__}: {error}", isinstance(error, Exception)
+    own = json.dumps([f"rank {rank()}: {text}", failed])
+    try:
+        return store.compare_set(_FAILURE, "", own).decode() == own
+    except RuntimeError:  # the store is lost with the rank that hosted it
+        return True
 
 
 @cache
-def _join() -> Any:
-    """Meet the other ranks; returns the store that they share."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one sentence, not in stacks of C++
-    import torch
+def _join() -> dist.Store:
+    """Connect to the other ranks and return the store that they share."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack traces if a rank is lost
     import torch.distributed as dist
 
-    own = on_this_node()[0]
-    gpu = own < torch.cuda.device_count()
-    if gpu:
-        torch.cuda.set_device(own)
-    store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=_MEETING)))
-    backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+    store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=_START_TIMEOUT)))
     dist.init_process_group(
-        backend, store=dist.PrefixStore("ranks", store), rank=rank, world_size=ranks, timeout=_LIMIT
+        "gloo", store=dist.PrefixStore("ranks", store), rank=rank, world_size=world_size, timeout=_EXCHANGE_TIMEOUT
     )
     atexit.register(dist.destroy_process_group)
     return store

@@ -1,8 +1,10 @@
-"""Composing configs in tests as the command line does."""
+"""Compose configs in tests as the command line does."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
@@ -12,7 +14,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def choices(group: str) -> list[str]:
-    """Files of a config group, from the folder itself, so that a new file is tested unasked."""
+    """Return the choices of a config group, read from its folder: a new file is tested automatically."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -28,3 +30,13 @@ def experiment(config: DictConfig, folder: Path) -> speech_exp.experiment.Experi
     with open_dict(plain):
         del plain["hydra"]
     return speech_exp.experiment.Experiment(plain, chosen, folder)
+
+
+@contextmanager
+def without_figures() -> Iterator[None]:
+    """Skip figures and time one utterance in runs whose numbers alone are tested: at toy size these take the most time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("speech_exp.actions.train.draw", lambda *_: None)
+        patch.setattr("speech_exp.runs.latency._UTTERANCES", 1)
+        patch.setattr("speech_exp.runs.latency._WARM_UP", 0)
+        yield

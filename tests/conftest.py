@@ -1,9 +1,14 @@
-"""Recordings for the tests: the real ones where this machine has them, and a few made of sine waves."""
+"""Recordings for the tests: the real ones, if this machine has them, and a few synthesised from sine waves."""
 
 from __future__ import annotations
 
-import json
 import os
+
+# Set this before torch is imported; processes started by tests inherit it. Two test processes share the machine, and tiny
+# networks are faster with one thread.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +19,23 @@ import pytest
 import soundfile
 from hypothesis import settings
 
+from speech_exp.data.corpus.prepared import CorpusTables
+from speech_exp.data.corpus.selection import Limits
 from speech_exp.data.digits import Digits
-from speech_exp.data.gigaspeech import GigaSpeech, LoadedCuts
-from speech_exp.data.selection import Limits
+from speech_exp.data.gigaspeech.data_set import GigaSpeech
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell, and processes inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # set by shells for background jobs, and inherited
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 SAMPLE_RATE_HZ = 8000
 
-# No deadline: the machine is shared. Derandomized: a test that passed here passes elsewhere.
-settings.register_profile("speech_exp", deadline=None, derandomize=True, database=None)
-settings.load_profile("speech_exp")
+
+# No deadline, because the machine is shared. By default, examples are the same everywhere; CI also looks for new ones
+# (pytest --hypothesis-profile=explore).
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, derandomize=False, database=None, print_blob=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +52,7 @@ def fsdd_root() -> Path:
 
 @pytest.fixture
 def tiny_root(tmp_path: Path) -> Path:
-    """`recordings/` in FSDD's naming: digits 0-2, three speakers, indices 0-5, tones of 0.1 to 0.3 s at 8 kHz."""
+    """Tiny data set with FSDD's file names: digits 0-2, three speakers, indices 0-5, tones of 0.1 to 0.3 s at 8 kHz."""
     root = tmp_path / "tiny"
     folder = root / "recordings"
     folder.mkdir(parents=True)
@@ -60,7 +69,7 @@ def tiny_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
-    """Data set over `tiny_root` (test index 0, validation 1, train 2-5); keyword arguments change its constructor's."""
+    """Builder of the data set in `tiny_root` (test index 0, validation 1, train 2-5); keywords override its arguments."""
 
     def make(**changes: Any) -> Digits:
         arguments: dict[str, Any] = {
@@ -76,6 +85,7 @@ def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
             "test_speaker": None,
             "validation_speaker": None,
             "synthetic_voices": 0,
+            "max_dropped_share": 0.1,
             "download": None,
         }
         return Digits(**{**arguments, **changes})
@@ -85,7 +95,7 @@ def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
 
 @pytest.fixture(scope="session")
 def gigaspeech_root() -> Path:
-    """Root of GigaSpeech's miniature; never written to."""
+    """Root of the miniature GigaSpeech; tests must not write to it."""
     root = Path(os.environ.get("SPEECH_EXP_DATA", "")) / "gigaspeech-mini"
     if not (root / "GigaSpeech.json").exists():
         pytest.skip(f"needs gigaspeech-mini: {root} holds no GigaSpeech.json, set SPEECH_EXP_DATA")
@@ -94,7 +104,7 @@ def gigaspeech_root() -> Path:
 
 @pytest.fixture(scope="session")
 def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GigaSpeech]:
-    """Data set over the miniature with one prepared folder; keyword arguments change its constructor's."""
+    """Builder of the miniature data set, with one `prepared` folder for all; keywords override its arguments."""
     prepared = tmp_path_factory.mktemp("prepared")
 
     def make(**changes: Any) -> GigaSpeech:
@@ -109,6 +119,7 @@ def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) 
             "sample_rate_hz": 16000,
             "workers": 1,
             "limits": Limits(0.5, 20.0, None),
+            "max_dropped_share": 0.01,
         }
         return GigaSpeech(**{**arguments, **changes})
 
@@ -116,14 +127,14 @@ def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def loaded_cuts(gigaspeech: Callable[..., GigaSpeech]) -> LoadedCuts:
-    """The miniature's subset XS, DEV and TEST, read from its recordings."""
-    return gigaspeech().load()
+def loaded_cuts(gigaspeech: Callable[..., GigaSpeech]) -> CorpusTables:
+    """Subsets XS, DEV and TEST of the miniature, read from its recordings."""
+    return gigaspeech().corpus
 
 
 @pytest.fixture(scope="session")
 def small_release(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Release of one recording for each part, a few segments each; a test that changes it takes a copy."""
+    """Release with one recording of a few segments per part; tests that change it must copy it first."""
     root = tmp_path_factory.mktemp("small")
     release = json.loads((gigaspeech_root / "GigaSpeech.json").read_text())
     chosen = ("AUD0000000001", "POD0000000002", "YOU0000000002")

@@ -3,7 +3,7 @@
 import csv
 import json
 
-from speech_exp.reporting.results_schema import validate_results
+from speech_exp.runs.schema import validate_results
 
 
 def results(folder):
@@ -16,6 +16,11 @@ def best(folder):
     """The file of the deployable model."""
     (path,) = folder.glob("checkpoints/*_best.pt")
     return path
+
+
+def evaluation(checkpoint, part="test"):
+    """What action=evaluate wrote beside a checkpoint."""
+    return json.loads(checkpoint.with_name(f"{checkpoint.stem}_{part}.json").read_text())
 
 
 def table(path):

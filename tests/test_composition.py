@@ -1,11 +1,14 @@
 """Every file of conf/ composes, and what it composes can be built."""
 
+from functools import cache
 from itertools import product
 
 import pytest
-from composition import choices, composing, experiment
+import yaml
+from composition import CONF, choices, composing, experiment
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 GROUPS = ["features", "augment", "encoder", "objective", "decoder", "kd", "trainer", "action", "launcher", "experiment"]
 
@@ -16,23 +19,68 @@ def compose():
         yield composed
 
 
+@pytest.fixture(scope="module")
+def typed(compose):
+    """As `compose`, which costs most of a test: the chosen groups are composed once, and values are set afterwards."""
+    composed = cache(compose)
+
+    def make(*overrides):
+        chosen = [override for override in overrides if (CONF / override.partition("=")[0]).is_dir()]
+        config = composed(*chosen).copy()
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if override not in chosen:
+                OmegaConf.update(config, key.lstrip("+"), yaml.safe_load(value), force_add=key.startswith("+"))
+        return config
+
+    return make
+
+
+def test_values_set_afterwards_are_those_that_hydra_sets(compose, typed, tmp_path):
+    overrides = ["task=C", "task.k_min=3", "kd=teacher", "kd.tau=0", "model.hidden_size=big", "+trainer.momentum=1.5"]
+    found, expected = (experiment(make(*overrides), tmp_path).config for make in (typed, compose))
+    assert found == expected
+    with pytest.raises(ConfigAttributeError):
+        typed("trainer.momentum=1")
+
+
 def test_the_groups_of_the_full_product_are_all_there():
     assert {"fsdd", "digits_demo"} <= set(choices("dataset"))
-    assert set(choices("model")) == {"gru", "lstm", "lmu"}
+    assert {"gru", "lstm", "lmu"} <= set(choices("model"))
     assert "A" in choices("task")
 
 
-# Task C comes with each of its approaches.
-TASKS = [(task, "null") for task in choices("task") if task != "C"] + [("C", one) for one in choices("c_approach")]
+INTEGER_MODELS = ("gru", "lstm", "lmu")  # those that task B2 can convert
 
 
-@pytest.mark.parametrize(
-    ("dataset", "model", "task", "c_approach"),
-    [(d, m, *task) for d, m, task in product(choices("dataset"), choices("model"), TASKS)],
-)
+def compositions():
+    """Every data set, model and task, task C by its first approach; each other approach with every model, the data sets
+    in turn. By default every pair of these and every approach, all the rest where slow tests run.
+    """
+    datasets, models, (first, *others) = choices("dataset"), choices("model"), choices("c_approach")
+    tasks = choices("task")
+    for (i, dataset), (j, model), (k, task) in product(enumerate(datasets), enumerate(models), enumerate(tasks)):
+        row = dataset, model, task, first if task == "C" else "null"
+        if task != "B2" or model in INTEGER_MODELS:
+            yield pytest.param(*row, marks=[pytest.mark.slow] * ((i + j + k) % len(models) != 0))
+    for turn, ((i, c_approach), (j, model)) in enumerate(product(enumerate(others), enumerate(models))):
+        row = datasets[turn % len(datasets)], model, "C", c_approach
+        yield pytest.param(*row, marks=[pytest.mark.slow] * ((i + j) % len(models) != 0))
+
+
+def test_by_default_every_model_and_approach_is_built_with_every_data_set_and_task():
+    rows = [row.values for row in compositions() if not row.marks]
+    datasets, models, tasks = (choices(group) for group in ("dataset", "model", "task"))
+    assert {(row[0], row[1]) for row in rows} == set(product(datasets, models))
+    built = {(row[1], row[2]) for row in rows}
+    assert built == {(model, task) for model, task in product(models, tasks) if task != "B2" or model in INTEGER_MODELS}
+    assert {row[3] for row in rows} == {*choices("c_approach"), "null"}
+
+
+@pytest.mark.parametrize(("dataset", "model", "task", "c_approach"), compositions())
 def test_dataset_model_task_and_approach_compose_and_build(compose, tmp_path, dataset, model, task, c_approach):
-    typed = [f"c_approach={c_approach}"] if task == "C" else []
-    config = compose(f"dataset={dataset}", f"model={model}", f"task={task}", *typed, "trainer.device=cpu", "seed=3")
+    approach = [f"c_approach={c_approach}"] if task == "C" else []
+    config = compose(f"dataset={dataset}", f"model={model}", f"task={task}", *approach, "trainer.device=cpu", "seed=3")
     built = experiment(config, tmp_path)
     layer = built.network.encoder.recurrent_layers[0]
     assert layer.name == model
@@ -47,7 +95,7 @@ def test_dataset_model_task_and_approach_compose_and_build(compose, tmp_path, da
         if config.hydra.runtime.choices.encoder == "compact":
             assert config.sizes.budget_bytes == 36 * 1024
     if task == "C":
-        assert built.task.approach.name == c_approach
+        assert built.task.deployment.approach.name == c_approach
         assert built.task.phases(40)[0].last + 1 == built.task.phases(40)[1].first == 10
 
 
@@ -61,8 +109,31 @@ def test_the_budget_gives_the_sizes_of_the_design(compose, tmp_path, task, model
     assert (layer.hidden_size, layer.output_size) == (hidden_size, hidden_size)
 
 
-@pytest.mark.parametrize(("model", "hidden_size"), [("gru", 97), ("lstm", 83)])
-def test_expansion_counts_what_int8_stores(compose, tmp_path, model, hidden_size):
+LMU_SIZES = ("hidden_size", "memory_channels", "order")
+
+
+@pytest.mark.parametrize("encoder", ["compact", "asr_small", "asr"])
+@pytest.mark.parametrize("task", ["B1", "B2", "C"])
+def test_a_budget_leaves_the_sizes_of_an_lmu_open(compose, tmp_path, task, encoder):
+    config = compose(f"task={task}", "model=lmu", f"encoder={encoder}", "features=mfcc39", "trainer.device=cpu")
+    assert [config.model[key] for key in LMU_SIZES] == [None] * 3
+    layer = experiment(config, tmp_path).network.encoder.recurrent_layers[0]
+    assert 0.9 * config.sizes.budget_bytes < layer.size().bytes() <= config.sizes.budget_bytes
+
+
+def test_typed_sizes_of_an_lmu_win_and_task_a_keeps_the_encoders(compose, tmp_path):
+    def sizes(*overrides):
+        config = compose("model=lmu", *overrides, "trainer.device=cpu")
+        layer = experiment(config, tmp_path).network.encoder.recurrent_layers[0]
+        return [layer.sizes()[key] for key in LMU_SIZES]
+
+    assert sizes() == [128, 20, 8]
+    assert sizes("task=B1", "model.memory_channels=20", "model.order=8") == [48, 20, 8]
+    assert sizes("task=B1", "model.hidden_size=9", "model.order=6")[::2] == [9, 6]
+
+
+@pytest.mark.parametrize(("model", "hidden_size"), [("gru", 93), ("lstm", 78)])
+def test_expansion_counts_what_the_integer_layer_stores(compose, tmp_path, model, hidden_size):
     config = compose("task=B2", "task.expand_to_budget=true", f"model={model}", "trainer.device=cpu")
     assert experiment(config, tmp_path).network.encoder.recurrent_layers[0].hidden_size == hidden_size
 
@@ -72,18 +143,21 @@ def test_expansion_counts_what_int8_stores(compose, tmp_path, model, hidden_size
     [
         (["objective=ctc"], "objective=ctc learns text, dataset=fsdd gives classes"),
         (["dataset=fsdd_strings", "objective=classification"], "learns classes, dataset=fsdd_strings gives text"),
-        (["decoder=beam"], "decoder=beam has no meaning with objective=classification"),
+        (["decoder=beam"], "decoder=beam cannot be used with objective=classification"),
         (["dataset=gigaspeech", "objective=classification"], "learns classes, dataset=gigaspeech gives text"),
         (["dataset=gigaspeech", "dataset.subset=xxl"], "dataset.subset=xxl: expected one of xs, s, m, l, xl"),
-        (["dataset=gigaspeech", "objective.consistency=-1"], "objective.consistency=-1"),
-        (["dataset=fsdd_strings", "decoder=beam", "decoder.beam=0"], "decoder.beam=0: expected at least 1"),
-        (["task=A", "c_approach=apot2"], "c_approach=apot2 has no meaning with task=A"),
-        (["task=B1", "c_approach=ste"], "c_approach=ste has no meaning with task=B1"),
-        (["kd=teacher"], "kd=teacher has no meaning with task=A"),
-        (["task=B1", "kd=teacher"], "kd=teacher has no meaning with task=B1"),
+        (["dataset=gigaspeech", "objective.consistency=-1"], "consistency=-1: expected a number of at least 0"),
+        (
+            ["dataset=fsdd_strings", "decoder=beam", "decoder.beam=0"],
+            "decoder.beam=0: expected an integer of at least 1",
+        ),
+        (["task=A", "c_approach=apot2"], "c_approach=apot2 cannot be used with task=A"),
+        (["task=B1", "c_approach=ste"], "c_approach=ste cannot be used with task=B1"),
+        (["kd=teacher"], "kd=teacher cannot be used with task=A"),
+        (["task=B1", "kd=teacher"], "kd=teacher cannot be used with task=B1"),
         (["task=B2", "kd=teacher"], "set task.qat_epochs"),
-        (["task=B2", "task.qat_epochs=-1"], "task.qat_epochs=-1: expected at least 0"),
-        (["task=C", "kd=teacher", "kd.tau=0"], "kd.tau=0"),
+        (["task=B2", "task.qat_epochs=-1"], "task.qat_epochs=-1: expected an integer of at least 0"),
+        (["task=C", "kd=teacher", "kd.tau=0"], "kd.tau=0: expected a number above 0, change kd.tau"),
         (["task=C", "kd=teacher", "kd.alpha=2"], "kd.alpha=2: expected a number from 0 to 1"),
         (["task=C", "task.k_min=3", "task.k_max=1"], "task.k_min=3"),
         (["task=C", "task.scope=everything"], "expected one of all, rnn_only, recurrent_matrices"),
@@ -91,37 +165,42 @@ def test_expansion_counts_what_int8_stores(compose, tmp_path, model, hidden_size
             ["task=C", "c_approach=mixed_pot", "task.scope=all"],
             "c_approach=mixed_pot is defined for recurrent_matrices",
         ),
-        (["task=C", "c_approach=inq", "task.every_n_steps=5"], "has no meaning with c_approach=inq"),
-        (["task=C", "c_approach=ste", "task.every_n_steps=5"], "has no meaning with c_approach=ste"),
-        (["task=C", "task.start_epoch=0"], "task.start_epoch=0: expected at least 1"),
-        (["task=C", "task.fine_tune_lr=0"], "task.fine_tune_lr=0"),
-        (["task=C", "task.every_n_steps=0"], "task.every_n_steps=0"),
-        (["task=B1", "task.budget_bytes=0"], "task.budget_bytes=0: expected at least 1"),
+        (["task=C", "c_approach=inq", "task.every_n_steps=5"], "cannot be used with c_approach=inq"),
+        (["task=C", "c_approach=ste", "task.every_n_steps=5"], "cannot be used with c_approach=ste"),
+        (["task=C", "task.k_min=-127"], "task.k_min=-127: expected an integer from -126 to 127, change task.k_min"),
+        (
+            ["task=C", "task.start_epoch=0"],
+            "task.start_epoch=0: expected an integer of at least 1 or null, change task.start",
+        ),
+        (["task=C", "c_approach=ema", "c_approach.start=nan"], "c_approach.start=nan: expected a number from 0 to 1"),
+        (
+            ["task=C", "task.fine_tune=false", "task.start_epoch=3"],
+            "task.start_epoch cannot be used with task.fine_tune=false",
+        ),
+        (["task=C", "task.fine_tune=false", "kd=teacher"], "kd cannot be used with task.fine_tune=false"),
+        (["task=B1", "task.budget_bytes=0"], "task.budget_bytes=0: expected an integer of at least 1"),
         (["task=B1", "task.budget_bytes=100"], "task.budget_bytes=100 cannot be met: with hidden size 1"),
         (["task=B1", "model.hidden_size=46"], "set model.hidden_size to at most 45"),
         (["model.hidden_size=null"], "task A solves for no size"),
     ],
 )
-def test_combinations_without_meaning_are_one_sentence(compose, tmp_path, overrides, expected):
+def test_combinations_without_meaning_are_one_sentence(typed, tmp_path, overrides, expected):
     with pytest.raises(ValueError, match=expected):
-        _ = experiment(compose(*overrides, "trainer.device=cpu"), tmp_path).network
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_choice_of_the_other_groups_composes_and_resolves(compose, group):
-    for choice in choices(group):
-        config = compose(f"{group}={choice}")
-        OmegaConf.resolve(config[group] if config.get(group) is not None else OmegaConf.create())
-        if group != "experiment":
-            assert config.hydra.runtime.choices[group] == choice
+        _ = experiment(typed(*overrides, "trainer.device=cpu"), tmp_path).network
 
 
 @pytest.mark.parametrize("features", choices("features"))
 @pytest.mark.parametrize("augment", choices("augment"))
 def test_features_and_augment_build_together(compose, tmp_path, features, augment):
     built = experiment(compose(f"features={features}", f"augment={augment}", "trainer.device=cpu"), tmp_path)
-    assert built.extractor.num_features == built.network.encoder.input_size
+    assert built.front_end.extractor.num_features == built.network.encoder.input_size
     assert built.augment is not None
+
+
+@pytest.mark.parametrize("encoder", choices("encoder"))
+def test_the_config_of_an_encoder_states_its_downsampling(compose, tmp_path, encoder):
+    built = experiment(compose(f"encoder={encoder}", "trainer.device=cpu"), tmp_path)
+    assert built._data_request.frames_per_state == built.network.encoder.frames_per_state
 
 
 def test_what_the_user_types_wins(compose, tmp_path):
@@ -133,23 +212,21 @@ def test_what_the_user_types_wins(compose, tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("trainer.epochs=many", "trainer.epochs=many: expected a whole number, change trainer.epochs"),
-        ("trainer.epochs=0", "trainer.epochs=0: expected at least 1"),
+        ("trainer.epochs=many", "trainer.epochs=many: expected an integer of at least 1, change trainer.epochs"),
+        ("trainer.epochs=0", "trainer.epochs=0: expected an integer of at least 1"),
         ("trainer.lr=-1", "trainer.lr=-1: expected a number above 0"),
-        ("trainer.batch_seconds=0", "trainer.batch_seconds=0: expected a number above 0"),
-        ("trainer.accumulate=0", "trainer.accumulate=0: expected at least 1"),
-        ("trainer.epoch_batches=0", "trainer.epoch_batches=0: expected at least 1"),
-        ("trainer.warmup_share=1", "trainer.warmup_share=1: expected a share from 0 up to below 1"),
+        ("trainer.batch_seconds=0", "trainer.batch_seconds=0: expected a number above 0 or null"),
+        ("trainer.warmup_share=1", "trainer.warmup_share=1: expected a number of at least 0 and below 1"),
         ("trainer.device=tpu", "trainer.device=tpu: expected one of auto, cpu, cuda"),
         ("trainer.precision=fp64", "expected one of fp32, bf16, fp16"),
         ("trainer.compile=2", "trainer.compile=2: expected true or false"),
-        ("trainer.patience=often", "expected a whole number or null"),
+        ("trainer.patience=often", "expected an integer of at least 1 or null"),
         ("+trainer.momentum=1", "trainer.momentum is unknown"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_naming_the_key(compose, tmp_path, override, expected):
+def test_a_wrong_value_is_one_sentence_naming_the_key(typed, tmp_path, override, expected):
     with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
-        experiment(compose(override), tmp_path).build("trainer")
+        experiment(typed(override), tmp_path).build("trainer")
 
 
 @pytest.mark.parametrize(
@@ -158,11 +235,30 @@ def test_a_wrong_value_is_one_sentence_naming_the_key(compose, tmp_path, overrid
         (["dataset.split=fold"], "dataset", "expected one of official, random, speaker"),
         (["dataset.test_speaker=theo"], "dataset", "add dataset.split=speaker"),
         (["dataset.index_ranges=3"], "dataset", "expected a table"),
-        (["features.normalization=batch"], "normalizer", "features.normalization=batch"),
-        (["features.extractor.hop_s=1"], "extractor", "0 < hop <= window"),
-        (["encoder.num_layers=0"], "network", "encoder.num_layers=0: expected at least 1"),
+        (["features.normalization=batch"], "front_end", "features.normalization=batch"),
+        (["dataset.max_dropped_share=2"], "dataset", "max_dropped_share=2: expected a number from 0 to 1"),
+        (["dataset=fsdd_strings", "dataset.strings.evaluation_passes=0"], "dataset", "an integer of at least 1"),
+        (["dataset=gigaspeech", "dataset.subset=xxl"], "dataset", "subset=xxl: expected one of xs, s, m, l, xl"),
+        (["dataset=gigaspeech", "dataset.workers=-1"], "dataset", "workers=-1: expected an integer of at least 0"),
+        (
+            ["dataset=gigaspeech", "dataset.limits.min_s=-1"],
+            "dataset",
+            "limits.min_s=-1: expected a number of at least 0",
+        ),
+        (["augment.batch.time_mask_share=5"], "augment", "time_mask_share=5: expected a number from 0 to 1"),
+        (["features=logmel40", "features.extractor.floor=0"], "front_end", "floor=0: expected a number above 0"),
+        (["features=mfcc39", "features.extractor.delta_window=4"], "front_end", "of at least 3 and that is odd"),
+        (["features.extractor.hop_s=1"], "front_end", "0 < hop <= window"),
+        (["encoder.num_layers=0"], "network", "encoder.num_layers=0: expected an integer of at least 1"),
         (["model.hidden_size=big"], "network", "model.hidden_size=big"),
         (["model.hidden_size=0"], "network", "model.hidden_size=0"),
+        (["encoder.front_width=4"], "network", "front_width=4: expected an integer that is odd and of at least 1"),
+        (["encoder=asr_small", "encoder.downsampling=3"], "network", "encoder.downsampling=3: expected one of 2, 4"),
+        (
+            ["encoder=asr_small", "encoder.attention=none"],
+            "network",
+            "attention=none: expected one of full, window, off",
+        ),
         (["model=lmu", "model.order=0"], "network", "model.order"),
         (["model=lmu", "model.theta=-1"], "network", "model.theta"),
         (["model=lmu", "model.memory_channels=0"], "network", "model.memory_channels"),
@@ -170,21 +266,21 @@ def test_a_wrong_value_is_one_sentence_naming_the_key(compose, tmp_path, overrid
         (["objective.pooling=max"], "network", "expected one of last, mean, attention"),
     ],
 )
-def test_wrong_values_of_other_parts(compose, tmp_path, overrides, part, expected):
+def test_wrong_values_of_other_parts(typed, tmp_path, overrides, part, expected):
     with pytest.raises(ValueError, match=expected):
-        getattr(experiment(compose(*overrides, "trainer.device=cpu"), tmp_path), part)
+        getattr(experiment(typed(*overrides, "trainer.device=cpu"), tmp_path), part)
 
 
 def test_synthetic_voices_without_variants_are_refused_not_passed_over(compose, tmp_path):
     config = compose("dataset=digits_demo", "dataset.synthetic_voices=8", "augment=light", "trainer.device=cpu")
     with pytest.raises(ValueError, match=r"synthetic_voices=8 join training only .*: set augment=strong"):
-        _ = experiment(config, tmp_path).features
+        _ = experiment(config, tmp_path).data
 
 
 @pytest.mark.parametrize("seed", ["early", "-1", "1.5", "true", str(2**32)])
-def test_a_wrong_seed_is_one_sentence(compose, tmp_path, seed):
-    with pytest.raises(ValueError, match=f"seed={'True' if seed == 'true' else seed}: expected a whole number"):
-        experiment(compose(f"seed={seed}"), tmp_path)
+def test_a_wrong_seed_is_one_sentence(typed, tmp_path, seed):
+    with pytest.raises(ValueError, match=f"seed={'True' if seed == 'true' else seed}: expected an integer"):
+        experiment(typed(f"seed={seed}"), tmp_path)
 
 
 @pytest.mark.parametrize("override", ["trainer.momentum=1", "modle=gru", "dataset.speed=2", "model=rnn"])
@@ -193,15 +289,8 @@ def test_unknown_keys_and_choices_fail_in_composition(compose, override):
         compose(override)
 
 
-def test_the_help_page_names_every_choice_of_every_group(compose):
-    template = OmegaConf.to_container(compose().hydra.help, resolve=False)["template"]
-    for group in ["dataset", "model", "task", "c_approach", *GROUPS]:
-        line = next(line for line in template.splitlines() if line.startswith(f"{group} "))
-        for choice in choices(group):
-            assert choice in line, f"{group}={choice} is not in the help page"
-
-
 def test_the_config_hash_ignores_places_and_sees_everything_else(compose, tmp_path):
+    @cache
     def digest(*overrides: str) -> str:
         return experiment(compose(*overrides), tmp_path).config_hash()
 

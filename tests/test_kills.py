@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_files import epochs_done
 
 from speech_exp.training.state import states
 
@@ -75,7 +75,7 @@ def kill(folder, event, pattern):
 MOMENTS = {
     "while the cache is built": ("open", "cache/*/frames.npy"),
     "within an epoch": ("os.rename", "run/checkpoints/checkpoint_epoch_2_batch_5.pt"),
-    "while a checkpoint is written": ("write", "run/checkpoints/.checkpoint_epoch_3.pt.tmp"),
+    "while a checkpoint is written": ("write", "run/checkpoints/.checkpoint_epoch_3.pt.*.tmp"),
     "before a checkpoint is in its place": ("os.rename", "run/checkpoints/checkpoint_epoch_3.pt"),
     "in the report": ("os.rename", "run/predictions.csv"),
 }
@@ -85,10 +85,12 @@ MOMENTS = {
 def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
     kill(tmp_path, *MOMENTS[moment])
     assert not (tmp_path / "run" / "results.json").exists()
-    unwritten = {path.name: path.stat().st_size for path in (tmp_path / "run" / "checkpoints").glob(".*.tmp")}
-    assert (unwritten == {".checkpoint_epoch_3.pt.tmp": 4096}) == (moment == "while a checkpoint is written")
+    unwritten = [
+        path.stat().st_size for path in (tmp_path / "run" / "checkpoints").glob(".checkpoint_epoch_3.pt.*.tmp")
+    ]
+    assert (unwritten == [4096]) == (moment == "while a checkpoint is written")
     printed = finish(tmp_path)
-    assert ("going on from" in printed) == (moment != "while the cache is built")
+    assert ("resuming from" in printed) == (moment != "while the cache is built")
     assert not list((tmp_path / "cache").glob("*.part-*"))
     assert not list((tmp_path / "run" / "checkpoints").glob(".*.tmp"))
     expected, again = found(whole), found(tmp_path)
@@ -96,19 +98,51 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
     assert expected[3].keys() == again[3].keys()
     for name, weights in expected[3].items():
         assert torch.equal(weights, again[3][name]), name
-    assert "is finished; resume=false runs it anew" in finish(tmp_path)
+    assert "is finished; resume=false runs it again" in finish(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["cache/*", "run/predictions.csv"])
+def test_a_signal_outside_the_fit_leaves_a_stopped_run(tmp_path, pattern):
+    """While features are computed and while the report is written."""
+    process = start(tmp_path, program=(RUN.parent / "tests" / "killed_run.py", "terminate", str(tmp_path / pattern)))
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, printed
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["error"]) == ("interrupted", "SIGTERM: stopped by a signal")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["history.csv", "checkpoints/checkpoint_epoch_2.pt", "predictions.csv", "figures/confusion_matrix.png"]
+)
+def test_a_full_disk_is_one_sentence_that_names_the_file(whole, tmp_path, name):
+    shutil.copytree(whole / "cache", tmp_path / "cache")
+    path = tmp_path / "run" / name
+    aside = path.with_name(f".{path.name}.*.tmp")
+    process = start(
+        tmp_path,
+        "trainer.checkpoint_every_s=null",
+        program=(RUN.parent / "tests" / "killed_run.py", "fill", str(aside)),
+    )
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    (sentence,) = [line for line in printed.splitlines() if "error" in line]
+    assert sentence.endswith(
+        f"error: {path} could not be written (File too large): free space there, or set hydra.run.dir to a folder on "
+        "another disk"
+    )
+    assert not path.exists()
+    assert not list(path.parent.glob(aside.name))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, number):
-    process = start(tmp_path, "trainer.checkpoint_every_s=null")
-    wait_for(lambda: epochs_done(tmp_path / "run") >= 1, process)
-    time.sleep(0.1)  # into the second epoch, of which no state is saved unasked before its end
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    (state,) = states(tmp_path / "run" / "checkpoints")
-    assert state.name != "checkpoint_epoch_1.pt"
+    """In the 20th step of phase two: within the third epoch, of which no state is saved unasked before its end."""
+    killed_run = (RUN.parent / "tests" / "killed_run.py", number.name, "20")
+    process = start(tmp_path, "trainer.checkpoint_every_s=null", program=killed_run)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + number, printed
+    assert states(tmp_path / "run" / "checkpoints")[-1].name.startswith("checkpoint_epoch_2_batch_")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     finish(tmp_path)
     assert found(whole)[:3] == found(tmp_path)[:3]
@@ -120,7 +154,7 @@ def test_a_run_goes_on_from_another_folder_and_refuses_another_config(whole, tmp
     refused = start(elsewhere, f"resume={tmp_path / 'run'}", "trainer.lr=0.1")
     printed, _ = refused.communicate(timeout=120)
     assert refused.returncode != 0
-    assert "is of another run (trainer.lr=0.006 there and 0.1 here)" in printed
+    assert "belongs to a different run (trainer.lr=0.006 there and 0.1 here)" in printed
     finish(elsewhere, f"resume={tmp_path / 'run'}")
     assert found(whole)[:3] == found(elsewhere)[:3]
 
@@ -143,7 +177,7 @@ def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
         process = subprocess.Popen(
             [*sweep_command(tmp_path), *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(lambda least=least: len(finished()) >= least, process, limit_s=300)
+        wait_for(lambda least=least: len(finished()) >= least, process, limit_s=900)
         process.kill()
         process.wait()
         now = finished()
@@ -154,7 +188,7 @@ def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
     assert last.returncode == 0, last.stderr
     assert known.items() <= finished().items()
     assert len(finished()) == 36
-    assert last.stdout.count("is finished; resume=false runs it anew") >= len(known)
+    assert last.stdout.count("is finished; resume=false runs it again") >= len(known)
     comparison = (tmp_path / "sweep" / "comparison.md").read_text()
     assert "36 runs in 9 groups" in comparison
 

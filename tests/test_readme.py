@@ -48,24 +48,16 @@ def test_ci_runs_the_two_set_up_commands():
             assert (f"pip install -q {rest}" if not install and rest else part) in ci, part
 
 
-def test_the_table_names_every_choice():
-    for group in (
-        "dataset",
-        "features",
-        "augment",
-        "encoder",
-        "model",
-        "objective",
-        "decoder",
-        "task",
-        "c_approach",
-        "kd",
-        "trainer",
-        "action",
-    ):
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
-        for choice in choices(group):
-            assert f"`{choice}`" in row, f"{group}={choice} is missing in the README's table"
+EXTENDED = ("dataset", "model", "c_approach")  # users add choices to these groups without a change of the README
+COMPLETE = ("features", "augment", "encoder", "objective", "decoder", "task", "kd", "trainer", "action")
+
+
+@pytest.mark.parametrize("group", [*EXTENDED, *COMPLETE])
+def test_the_table_names_the_choices(group):
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
+    named = set(re.findall(r"`([^`]+)`", row.split("|")[2]))
+    assert named and named <= set(choices(group))
+    assert group in EXTENDED or named == set(choices(group))
 
 
 def test_every_path_in_it_exists():

@@ -1,4 +1,4 @@
-"""A network, utterances and a training small enough for a test of a second."""
+"""A network, utterances and a training run small enough for a test that takes one second."""
 
 import torch
 
@@ -8,8 +8,8 @@ from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import Classification
-from speech_exp.tasks.task import Task
-from speech_exp.training.fitting import Fitting
+from speech_exp.tasks.unconstrained import Unconstrained
+from speech_exp.training.loop import TrainingLoop
 from speech_exp.training.runtime import seed_everything
 from speech_exp.training.state import StateFiles
 from speech_exp.training.trainer import Trainer
@@ -31,7 +31,7 @@ def network(model, seed=0, **encoder):
 
 
 def part(size, seed):
-    """Noise in which feature 0, 1 or 2 is raised: the class."""
+    """Return utterances of noise in which feature 0, 1 or 2 is raised; its index is the class."""
     generator = torch.Generator().manual_seed(seed)
     lengths_U = torch.randint(3, 9, (size,), generator=generator)
     targets_U = torch.arange(size) % 3
@@ -52,23 +52,28 @@ def trainer(**changes):
     settings |= {"accumulate": 1, "lr": 1e-2, "weight_decay": 0.01, "schedule": "constant", "warmup_share": 0.1}
     settings |= {"clip_norm": 1.0, "patience": None, "device": "cpu", "precision": "fp32", "compile": False}
     settings |= {"deterministic": True, "tensorboard": False, "mlflow": None, "wandb": None}
-    settings |= {"checkpoint_every_s": None, "watchdog_s": None, "keep": 1}
+    settings |= {"checkpoint_every_s": None, "watchdog_s": None, "keep": 1, "threads": 1}
     return Trainer(**(settings | changes))
 
 
-def fit(folder, task, model, seed=0, **changes):
-    """Fit, history and the live network of a training from scratch."""
+def fit(folder, task, model, seed=0, teacher=None, **changes):
+    """Train from scratch under a task; return the fit, the history and the trained network."""
+    phases = (task or Unconstrained()).phases(changes.get("epochs", 4), teacher)
+    return fit_phases(folder, phases, model, seed, **changes)
+
+
+def fit_phases(folder, phases, model, seed=0, **changes):
     seed_everything(seed)
     live = network(model, seed)
     quiet = {"time_masks": 0, "time_mask_share": 0.0, "feature_masks": 0, "feature_mask_width": 0}
     augment = SpecAugment(**quiet, gain_std=0.0, shift_std=0.0, noise_std=0.0)
     history = []
     files = StateFiles(folder, 1, {}, None)
-    fitting = Fitting(
+    fitting = TrainingLoop(
         trainer(**changes),
         live,
         OBJECTIVE,
-        task or Task(),
+        phases,
         augment,
         parts(),
         NAMES,

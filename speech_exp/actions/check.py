@@ -1,4 +1,4 @@
-"""action=check: does this installation work, and what must be mended if not?"""
+"""action=check: test whether this installation works, and say what to repair if not."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from speech_exp.actions.context import Context
+from speech_exp.experiment import Experiment
 
 _PACKAGES = ("hydra-core", "torch", "torchaudio", "librosa", "numpy", "matplotlib", "scikit-learn", "soundfile")
 _SECONDS_OF_TRAINING = 1.0
 
 
 class Check:
-    """Prints one line for each part of the installation; exit status 1 where one needs mending."""
+    """Prints one line for each part of the installation; the exit status is 1 if any part needs repair."""
 
-    def __call__(self, experiment: Context) -> None:
-        parts: dict[str, Callable[[Context], str]] = {
+    def __call__(self, experiment: Experiment) -> None:
+        parts: dict[str, Callable[[Experiment], str]] = {
             "versions": _versions,
             "device": _device,
             "audio reading": _audio,
@@ -32,14 +32,14 @@ class Check:
         for name, part in parts.items():
             try:
                 print(f"ok    {name:<14} {part(experiment)}")
-            except Exception as error:  # whatever is wrong with one part, the others are still looked at
+            except Exception as error:  # one broken part must not keep the others from being checked
                 failed.append(name)
                 print(f"MEND  {name:<14} {error}")
         if failed:
             raise ValueError(f"this installation needs mending: {', '.join(failed)} (see the lines above)")
 
 
-def _versions(_: Context) -> str:
+def _versions(_: Experiment) -> str:
     found = []
     for package in _PACKAGES:
         try:
@@ -49,7 +49,7 @@ def _versions(_: Context) -> str:
     return f"Python {platform.python_version()}, {', '.join(found)}"
 
 
-def _device(experiment: Context) -> str:
+def _device(experiment: Experiment) -> str:
     import torch
 
     runtime = experiment.trainer.runtime
@@ -62,7 +62,7 @@ def _device(experiment: Context) -> str:
     return f"{runtime.device_name} ({f'{gpus} GPU' if gpus else 'no GPU found, training runs on the CPU'})"
 
 
-def _audio(_: Context) -> str:
+def _audio(_: Experiment) -> str:
     import numpy as np
     import soundfile
 
@@ -74,16 +74,16 @@ def _audio(_: Context) -> str:
         soundfile.write(content, tone, 8000, format=kind)
         samples, _rate = decode(content.getvalue(), kind)
         error = float(np.abs(samples[: len(tone), 0] - tone).max())
-        if error > 0.1:  # a lossy format stays within this of a plain tone
+        if error > 0.1:  # even a lossy format reproduces a pure tone this closely
             raise ValueError(f"{kind} files are read wrong (error {error:.2f}): reinstall soundfile")
     return "WAV, FLAC, Ogg"
 
 
-def _data(experiment: Context) -> str:
-    return f"{experiment.dataset.name}, {experiment.loaded.summary}"
+def _data(experiment: Experiment) -> str:
+    return f"{experiment.dataset.name}, {experiment.dataset.summary}"
 
 
-def _cache(experiment: Context) -> str:
+def _cache(experiment: Experiment) -> str:
     folder = experiment.cache_folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,16 +94,16 @@ def _cache(experiment: Context) -> str:
     return f"{folder} can be written"
 
 
-def _training(experiment: Context) -> str:
-    """A second of optimizer steps of the chosen model on made-up frames whose label can be read off."""
+def _training(experiment: Experiment) -> str:
+    """Train the chosen model for one second on made-up frames that directly encode their label."""
     import torch
 
-    from speech_exp.data.batches import Batch
+    from speech_exp.features.batch import Batch
 
     network, device = experiment.network, experiment.trainer.runtime.device
-    # One class, or one character of a transcript that is no blank, a label.
+    # Each label is one class, or a transcript of one character other than the blank (symbol 0).
     targets_B = 1 + torch.arange(32, device=device) % (len(experiment.class_names) - 1)
-    features_BTF = torch.zeros(32, 16, experiment.extractor.num_features, device=device)
+    features_BTF = torch.zeros(32, 16, experiment.front_end.extractor.num_features, device=device)
     features_BTF[torch.arange(32), :, targets_B] = 1.0
     lengths_B = torch.full((32,), 16, device=device)
     batch = Batch(features_BTF, lengths_B, targets_B, torch.ones_like(targets_B), [])

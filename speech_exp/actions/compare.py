@@ -1,11 +1,11 @@
-"""action=compare: any run folders side by side."""
+"""action=compare: compare any set of run folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from speech_exp.actions.context import Context
-from speech_exp.reporting.comparison import compare, find_runs
+from speech_exp.comparison.compare import compare, find_runs
+from speech_exp.experiment import Experiment
 
 
 class Compare:
@@ -15,7 +15,7 @@ class Compare:
         self.runs = runs
         self.baseline = baseline
 
-    def __call__(self, experiment: Context) -> None:
+    def __call__(self, experiment: Experiment) -> None:
         if self.runs is None or not Path(self.runs).is_dir():
             raise ValueError(f"runs={self.runs} is not a folder: expected one with run folders below it, set runs")
         comparison = compare(find_runs(self.runs), self.runs, baseline=self.baseline)

@@ -1,4 +1,4 @@
-"""action=inspect: what the data pipeline feeds the model.
+"""action=inspect: show what the data pipeline feeds the model.
 
 Shape letters: U utterances.
 """
@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from speech_exp.actions.context import Context
+from speech_exp.bounds import NonNegativeInt
 from speech_exp.data.audio import AudioError
-from speech_exp.data.batches import Batch
+from speech_exp.data.prepared import Survey
 from speech_exp.data.recordings import Dropped
-from speech_exp.features.survey import Survey, batch_shapes, every_dropped, first_batch, survey
+from speech_exp.experiment import Experiment
+from speech_exp.features.batch import Batch
+from speech_exp.files import csv_text, write_bytes, write_json, write_text
 from speech_exp.objectives.text import BLANK, SYMBOLS, to_text
 from speech_exp.progress import print_table
-from speech_exp.reporting.files import csv_text, write_bytes, write_json, write_text
 
-_MOST_TRANSCRIPTS = 10_000  # of a large corpus, that its characters are counted in
-_SHOWN_UTTERANCES = 12  # of a batch
+_MOST_TRANSCRIPTS = 10_000  # in a larger corpus, characters are counted in a random sample of this size
+_SHOWN_UTTERANCES = 12  # in the figure of a batch
 _SHOWN_REASONS = 8
 _SHOWN_TEXT = 100  # characters
 _SPACE = "␣"
@@ -34,7 +35,7 @@ _SPACE = "␣"
 
 @dataclass(frozen=True)
 class _Targets:
-    """How often each character, or class, stands in so many transcripts of the training part."""
+    """Counts of each character or class in the training transcripts; `transcripts` is how many were counted."""
 
     counts: dict[str, int]
     transcripts: int
@@ -50,22 +51,22 @@ class _Targets:
 
 
 class Inspect:
-    """Prints and writes what training hears and reads; of a corpus on disk only what is listened to or drawn is read.
+    """Summarises the training data in text, tables, figures and sound files.
+
+    Of a corpus on disk, only the audio that is written or drawn is read.
 
     Args:
-        listen: training utterances to write as sound files, the shortest and the longest among them.
+        listen: number of training utterances to write as sound files, including the shortest and the longest.
     """
 
-    def __init__(self, listen: int) -> None:
-        if listen < 0:
-            raise ValueError(f"listen={listen}: expected a number of utterances, 0 or more, change listen")
+    def __init__(self, listen: NonNegativeInt) -> None:
         self.listen = listen
 
-    def __call__(self, experiment: Context) -> None:
-        features, folder, rate_hz = experiment.features, experiment.folder, experiment.dataset.sample_rate_hz
-        surveys = {name: survey(part, name, experiment.loaded) for name, part in features.parts.items()}
+    def __call__(self, experiment: Experiment) -> None:
+        data, folder, rate_hz = experiment.data, experiment.folder, experiment.dataset.sample_rate_hz
+        surveys = {name: data.survey(name) for name in data.parts}
         bad = _write_listening(folder, surveys["train"], self.listen, rate_hz, experiment.seed)
-        features.dropped.extend(item for item in bad if item not in features.dropped)
+        data.dropped.extend(item for item in bad if item not in data.dropped)
         targets = _targets(
             surveys["train"], experiment.dataset.targets, experiment.dataset.class_names, experiment.seed
         )
@@ -73,7 +74,7 @@ class Inspect:
         seconds_of = {name: one.samples_U / rate_hz for name, one in surveys.items()}
         found = {
             "parts": {name: _durations(seconds_U) for name, seconds_U in seconds_of.items()},
-            "dropped": _write_dropped(folder, every_dropped(features)),
+            "dropped": _write_dropped(folder, data.every_dropped()),
             "epoch": _epoch(experiment),
             "targets": {
                 "transcripts": targets.transcripts,
@@ -99,23 +100,23 @@ def _durations(seconds_U: np.ndarray) -> dict[str, float]:
     }
 
 
-def _epoch(experiment: Context) -> dict[str, Any]:
-    """Batches of an epoch of training: how many, fewest and most utterances and frames, and the share of padding."""
+def _epoch(experiment: Experiment) -> dict[str, Any]:
+    """Return the number of batches in a training epoch, their smallest and largest sizes, and the share of padding."""
     generator = torch.Generator().manual_seed(experiment.seed)
-    shapes = batch_shapes(experiment.features.parts["train"], experiment.trainer.training_batch, generator)
+    shapes = experiment.data.parts["train"].batch_shapes(experiment.trainer.training_batch, generator)
     utterances, frames, unpadded = shapes.T
     return {
         "batches": len(shapes),
         "utterances": [int(utterances.min()), int(utterances.max())],
         "frames": [int(frames.min()), int(frames.max())],
-        "features": experiment.extractor.num_features,
+        "features": experiment.front_end.extractor.num_features,
         "padding_share": 1 - float(unpadded.sum() / (utterances * frames).sum()),
     }
 
 
-def _augmented_batch(experiment: Context) -> Batch:
+def _augmented_batch(experiment: Experiment) -> Batch:
     generator = torch.Generator().manual_seed(experiment.seed)
-    batch = first_batch(experiment.features.parts["train"], experiment.trainer.training_batch, generator)
+    batch = experiment.data.parts["train"].first_batch(experiment.trainer.training_batch, generator)
     experiment.augment.seed(experiment.seed, experiment.trainer.runtime.device)
     return experiment.augment(batch).to(torch.device("cpu"))
 
@@ -141,7 +142,7 @@ def _write_targets(folder: Path, targets: _Targets) -> None:
 
 
 def _write_dropped(folder: Path, dropped: Iterable[Dropped]) -> dict[str, int]:
-    """How many of each reason, the most frequent first."""
+    """Write dropped.csv; return the count of each reason, the most frequent first."""
     counts: Counter[str] = Counter()
 
     def rows() -> Iterable[dict[str, str]]:
@@ -154,7 +155,7 @@ def _write_dropped(folder: Path, dropped: Iterable[Dropped]) -> dict[str, int]:
 
 
 def _write_listening(folder: Path, train: Survey, listen: int, rate_hz: int, seed: int) -> list[Dropped]:
-    """Write sound files with their transcripts; return utterances that were chosen but cannot be read."""
+    """Write sound files and their transcripts; return the utterances that were chosen but could not be read."""
     generator = np.random.default_rng(seed)
     ends = dict.fromkeys((int(train.samples_U.argmin()), int(train.samples_U.argmax())))
     others = (int(number) for number in generator.permutation(len(train)) if number not in ends)
@@ -165,7 +166,7 @@ def _write_listening(folder: Path, train: Survey, listen: int, rate_hz: int, see
             break
         speed = float(generator.choice(train.speeds))
         try:
-            waveform_N = train.heard(number, speed)
+            waveform_N = train.waveform_at_speed(number, speed)
         except AudioError as error:
             bad.append(Dropped(train.id(number), str(error)))
             continue
@@ -178,7 +179,7 @@ def _write_listening(folder: Path, train: Survey, listen: int, rate_hz: int, see
 
 
 def _wav(waveform_N: np.ndarray, rate_hz: int) -> bytes:
-    """In float32, so that nothing is rounded or cut off."""
+    """Encode a waveform as float32 WAV, which neither rounds nor clips the samples."""
     import soundfile
 
     content = io.BytesIO()
@@ -186,8 +187,8 @@ def _wav(waveform_N: np.ndarray, rate_hz: int) -> bytes:
     return content.getvalue()
 
 
-def _draw(experiment: Context, seconds_of: dict[str, np.ndarray], targets: _Targets, batch: Batch) -> None:
-    from speech_exp.reporting.figures.corpus import batch_figure, counts_figure, durations_figure
+def _draw(experiment: Experiment, seconds_of: dict[str, np.ndarray], targets: _Targets, batch: Batch) -> None:
+    from speech_exp.figures.corpus import batch_figure, counts_figure, durations_figure
 
     figures = experiment.folder / "figures"
     durations_figure(seconds_of, figures / "durations.png")
@@ -201,7 +202,7 @@ def _draw(experiment: Context, seconds_of: dict[str, np.ndarray], targets: _Targ
     ]
     part = "" if count == len(batch.ids) else f"{count} of "
     title = f"a training batch after augmentation: {part}{len(batch.ids)} utterances"
-    hop_s = experiment.extractor.hop_s
+    hop_s = experiment.front_end.extractor.hop_s
     batch_figure(shown, batch.features_BTF.shape[1], hop_s, title, figures / "batch.png")
 
 
@@ -219,10 +220,10 @@ def _span(ends: list[int]) -> str:
     return " to ".join(f"{end:,}" for end in dict.fromkeys(ends))
 
 
-def _print(experiment: Context, found: dict[str, Any], unit: str, transcripts: int) -> None:
+def _print(experiment: Experiment, found: dict[str, Any], unit: str, transcripts: int) -> None:
     epoch, targets, dropped = found["epoch"], found["targets"], found["dropped"]
     occurring = targets["symbols"] - len(targets["missing"])
-    facts = {"data set": f"{experiment.dataset.name}, {experiment.loaded.summary}"}
+    facts = {"data set": f"{experiment.dataset.name}, {experiment.dataset.summary}"}
     for name, part in found["parts"].items():
         facts[name] = (
             f"{part['utterances']:,} utterances, {part['hours']:,.2f} h, {part['min_s']:.2f} to {part['max_s']:.2f} s "

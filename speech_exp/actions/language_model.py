@@ -1,31 +1,30 @@
-"""action=language_model: n-grams of the training transcripts, or of a text file, for decoder.lm."""
+"""action=language_model: build an n-gram model for decoder.lm from the training transcripts or a text file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from speech_exp.actions.context import Context
-from speech_exp.features.survey import survey
-from speech_exp.objectives.language_model import estimate
+from speech_exp.experiment import Experiment
+from speech_exp.files import write_text
+from speech_exp.objectives.language_model import Order, estimate
 from speech_exp.progress import print_table
-from speech_exp.reporting.files import write_text
 
 
 class BuildLanguageModel:
-    """Writes a model of words in ARPA text and prints its perplexity on the validation transcripts.
+    """Writes a word n-gram model in ARPA format and prints its perplexity on the validation transcripts.
 
     Args:
-        order: words of the longest n-gram.
-        text: file of one sentence a line, in UTF-8, made lower-case as transcripts are; None: the training transcripts.
-        output: file to write; None: lm.arpa in the run folder.
+        order: length of the longest n-gram in words.
+        text: UTF-8 file with one sentence per line, lower-cased like the transcripts; None: the training transcripts.
+        output: output file; None: lm.arpa in the run folder.
     """
 
-    def __init__(self, order: int, text: str | None, output: str | None) -> None:
+    def __init__(self, order: Order, text: str | None, output: str | None) -> None:
         self.order, self.text, self.output = order, text, output
 
-    def __call__(self, experiment: Context) -> None:
-        _refuse_classes(experiment)
+    def __call__(self, experiment: Experiment) -> None:
+        _check_has_transcripts(experiment)
         sentences = transcripts(experiment, "train") if self.text is None else _lines(Path(self.text))
         model = estimate(sentences, self.order)
         path = Path(self.output) if self.output else experiment.folder / "lm.arpa"
@@ -45,13 +44,13 @@ class BuildLanguageModel:
         )
 
 
-def transcripts(experiment: Context, part: str) -> Iterator[str]:
-    """Texts of a part of the data set, in its order; no audio is read for them."""
-    found = survey(experiment.features.parts[part], part, experiment.loaded)
+def transcripts(experiment: Experiment, part: str) -> Iterator[str]:
+    """Return the transcripts of a part of the data set in its order, without reading any audio."""
+    found = experiment.data.survey(part)
     return map(found.text, range(len(found)))
 
 
-def _refuse_classes(experiment: Context) -> None:
+def _check_has_transcripts(experiment: Experiment) -> None:
     if experiment.objective.targets != "text":
         raise ValueError(
             f"dataset={experiment.choices['dataset']} gives {experiment.objective.targets}: expected transcripts, choose another "

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from speech_exp.actions.context import Context
-from speech_exp.features.survey import every_dropped
+from speech_exp.experiment import Experiment
 from speech_exp.progress import print_table
 
-_SHOWN = 5  # dropped utterances; action=inspect names them all
+_SHOWN = 5  # dropped utterances; action=inspect lists them all
 
 
 class Prepare:
-    """Downloads what can be downloaded, verifies it, and computes what is kept of its features."""
+    """Downloads the data set if that is possible, verifies it, and fills the feature cache."""
 
-    def __call__(self, experiment: Context) -> None:
-        root = experiment.dataset.prepare()
-        loaded, features = experiment.loaded, experiment.features
+    def __call__(self, experiment: Experiment) -> None:
+        dataset, root, data = experiment.dataset, experiment.dataset.fetch(), experiment.data
         print_table(
             {
-                "data set": f"{experiment.dataset.name} at {root}",
-                "content": loaded.summary,
-                "parts": ", ".join(f"{len(part):,} {name}" for name, part in features.parts.items()),
-                "dropped": "; ".join(f"{item.id}: {item.reason}" for item in features.dropped[:_SHOWN]) or "none",
-                "dropped in all": f"{sum(1 for _ in every_dropped(features)):,}",
-                "SHA-256": loaded.fingerprint,
-                "kept in": str(features.folder or "memory alone, made for each run"),
+                "data set": f"{dataset.name} at {root}",
+                "content": dataset.summary,
+                "parts": ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items()),
+                "dropped": "; ".join(f"{item.id}: {item.reason}" for item in data.dropped[:_SHOWN]) or "none",
+                "dropped in all": f"{sum(1 for _ in data.every_dropped()):,}",
+                "SHA-256": dataset.fingerprint,
+                "kept in": str(data.folder or "memory alone, made for each run"),
             }
         )

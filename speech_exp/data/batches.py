@@ -1,81 +1,36 @@
-"""Batches of a small data set that lies on the device as one tensor; no worker process, no Python per item.
+"""Batches of a small data set stored on the device as one tensor, without worker processes or a Python loop over items.
 
-Shape letters: B batch, T frames, F features, N all frames of all recordings one after the other, U utterances,
-W waveform variants.
+Shape letters: B batch, T frames, F features, N frames of all recordings concatenated, U utterances, W waveform variants.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from speech_exp.features.batch import Batch
+
 _Several = TypeVar("_Several", torch.Tensor, np.ndarray, list[Any])
 
-# A pool of this many batches is sorted by length before it is cut into batches: long enough for batches with little
-# padding, short enough that a batch still holds a mixture of classes.
+# A pool of this many batches is sorted by length and then cut into batches: large enough for little padding, small
+# enough that a batch still contains a mixture of classes.
 _POOL_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class Batch:
-    features_BTF: torch.Tensor  # float32, zero behind each utterance's length
-    lengths_B: torch.Tensor  # int64, frames
-    targets: torch.Tensor  # class ids B, or concatenated character ids
-    target_lengths_B: torch.Tensor | None
-    ids: list[str]
-
-    @classmethod
-    def empty(cls, device: torch.device) -> Batch:
-        """The share of a rank in a batch of fewer utterances than ranks, or of bad audio alone."""
-        nothing = torch.zeros(0, dtype=torch.int64, device=device)
-        return cls(torch.zeros(0, 0, 0, device=device), nothing, nothing, nothing, [])
-
-    def to(self, device: torch.device) -> Batch:
-        lengths = None if self.target_lengths_B is None else self.target_lengths_B.to(device)
-        return Batch(
-            self.features_BTF.to(device), self.lengths_B.to(device), self.targets.to(device), lengths, self.ids
-        )
-
-    def split(self, parts: int) -> list[Batch]:
-        """At most `parts` batches of about as many utterances each, padded no further than they need."""
-        if parts == 1:
-            return [self]
-        rows = [rows_B for rows_B in torch.arange(len(self.ids)).tensor_split(parts) if len(rows_B)]
-        return [self._rows(int(rows_B[0]), int(rows_B[-1]) + 1) for rows_B in rows]
-
-    def repeated(self, times: int) -> Batch:
-        """All utterances, then all of them again, `times` times."""
-        if times == 1:
-            return self
-        lengths = None if self.target_lengths_B is None else self.target_lengths_B.repeat(times)
-        features_BTF = self.features_BTF.repeat(times, 1, 1)
-        return Batch(features_BTF, self.lengths_B.repeat(times), self.targets.repeat(times), lengths, self.ids * times)
-
-    def _rows(self, first: int, end: int) -> Batch:
-        lengths_B = self.lengths_B[first:end]
-        features_BTF = self.features_BTF[first:end, : int(lengths_B.max())]
-        if self.target_lengths_B is None:
-            return Batch(features_BTF, lengths_B, self.targets[first:end], None, self.ids[first:end])
-        before = int(self.target_lengths_B[:first].sum())
-        target_lengths_B = self.target_lengths_B[first:end]
-        targets = self.targets[before : before + int(target_lengths_B.sum())]
-        return Batch(features_BTF, lengths_B, targets, target_lengths_B, self.ids[first:end])
-
-
-@dataclass(frozen=True)
 class BatchSize:
-    """Of training: so many utterances, or, where `frames` is given, so many frames with the padding."""
+    """The size of a training batch in utterances or, if `frames` is given, in frames including padding."""
 
     utterances: int
     frames: int | None = None
 
     def of_utterances(self) -> int:
-        """For data whose utterances are all about as long; ValueError where frames were asked for."""
+        """Return the size in utterances, for data with utterances of similar length; ValueError if `frames` is given."""
         if self.frames is not None:
             raise ValueError(
                 f"trainer.batch_seconds asks for batches of {self.frames} frames, which only dataset=gigaspeech forms: use "
@@ -86,8 +41,9 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes that train together takes: the `rank`-th of several things and every `ranks`-th
-    after it. Of training these are the utterances of each batch, of an evaluation whole batches.
+    """The share of one rank: item number `rank` (from 0) and every `ranks`-th item after it.
+
+    The items are the utterances of each batch in training, and whole batches in evaluation.
     """
 
     rank: int = 0
@@ -108,42 +64,65 @@ class Utterances(Protocol):
 
     @property
     def lengths_WU(self) -> torch.Tensor:
-        """Frames of each utterance in each variant, on the CPU."""
+        """Number of frames of each utterance in each variant, on the CPU."""
 
     def __len__(self) -> int:
-        """Utterances of an epoch."""
+        """Return the number of utterances in an epoch."""
 
     def to(self, device: torch.device) -> Utterances: ...
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """The recordings themselves, in their order."""
+        """Yield the undistorted recordings in order."""
 
     def by_length(self, batch_size: int, share: Share = ALL) -> Iterator[Batch]:
-        """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
+        """Yield the undistorted recordings from the shortest to the longest: a fixed order with little padding."""
 
     def sample(self, batch_size: int) -> Iterator[Batch]:
-        """The recordings themselves for statistics, in a fixed order; of a large part only some of them."""
+        """Yield undistorted recordings in a fixed order, for statistics; only a sample of a large part."""
 
     def batches(self, size: BatchSize) -> int:
-        """How many `shuffled` gives, the same in every epoch."""
+        """Return the number of batches that `shuffled` yields, the same in every epoch."""
 
     def shuffled(
         self, size: BatchSize, generator: torch.Generator, start: int = 0, share: Share = ALL
     ) -> Iterator[Batch]:
-        """An epoch of training from its `start`-th batch on, its order drawn from `generator` alone.
+        """Yield the batches of a training epoch from number `start` on, in an order that depends only on `generator`.
 
-        As many batches as `batches` says, whatever the share, so that processes stay in step: some may be empty.
+        The number of batches does not depend on `share`, so all ranks stay in step; some batches may be empty.
         """
+
+    def batch_shapes(self, size: BatchSize, generator: torch.Generator) -> np.ndarray:
+        """Return for each batch of an epoch: its utterances, the frames that each is padded to, and all frames without padding.
+
+        Utterances on disk are not read for this; their frames are counted at speed 1.
+        """
+
+    def first_batch(self, size: BatchSize, generator: torch.Generator) -> Batch:
+        """Return the first training batch that is not all bad audio."""
+
+
+def shapes_of(batches: Iterable[Batch]) -> np.ndarray:
+    """Return the shapes of batches, as `Utterances.batch_shapes` does."""
+    rows = [(len(batch.ids), batch.features_BTF.shape[1], int(batch.lengths_B.sum())) for batch in batches]
+    return np.array(rows, dtype=np.int64)
+
+
+def first_with_audio(batches: Iterable[Batch]) -> Batch:
+    """Return the first batch that is not empty; ValueError if there is none."""
+    for batch in batches:
+        if batch.ids:
+            return batch
+    raise ValueError("no audio of the training part could be read: restore it, or change dataset.root")
 
 
 @dataclass(frozen=True)
 class InMemoryUtterances:
-    """One part of a data set on the device.
+    """One part of a data set, stored on the device.
 
     Args:
         frames_NF: the frames of all utterances and variants.
-        starts_WU: first frame of each utterance in each of its variants, on the CPU; variant 0 is the recording itself.
-        lengths_WU: its frames, on the CPU, where batches are planned without waiting for the device.
+        starts_WU: first frame of each utterance in each variant, on the CPU; variant 0 is the undistorted recording.
+        lengths_WU: number of frames, on the CPU, so planning batches does not wait for the device.
     """
 
     frames_NF: torch.Tensor
@@ -155,16 +134,26 @@ class InMemoryUtterances:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def chosen(self, chosen_U: torch.Tensor) -> InMemoryUtterances:
+        """Return a part with only the chosen utterances, which shares the frames."""
+        return replace(
+            self,
+            starts_WU=self.starts_WU[:, chosen_U],
+            lengths_WU=self.lengths_WU[:, chosen_U],
+            targets_U=self.targets_U[chosen_U.to(self.targets_U.device)],
+            ids=[self.ids[number] for number in chosen_U.tolist()],
+        )
+
     def to(self, device: torch.device) -> InMemoryUtterances:
         return replace(self, frames_NF=self.frames_NF.to(device), targets_U=self.targets_U.to(device))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """The recordings themselves, in their order."""
+        """Yield the undistorted recordings in order."""
         for chosen_B in torch.arange(len(self)).split(batch_size):
             yield self._batch(chosen_B, torch.zeros_like(chosen_B))
 
     def by_length(self, batch_size: int, share: Share = ALL) -> Iterator[Batch]:
-        """The recordings themselves from the shortest to the longest, a fixed order of little padding."""
+        """Yield the undistorted recordings from the shortest to the longest: a fixed order with little padding."""
         for chosen_B in share.of(list(self.lengths_WU[0].argsort(stable=True).split(batch_size))):
             yield self._batch(chosen_B, torch.zeros_like(chosen_B))
 
@@ -176,7 +165,7 @@ class InMemoryUtterances:
     def shuffled(
         self, size: BatchSize, generator: torch.Generator, start: int = 0, share: Share = ALL
     ) -> Iterator[Batch]:
-        """Each utterance once, in one of its variants, batched with others of about its length."""
+        """Yield batches of utterances of similar length; each utterance appears once, in one of its variants."""
         utterances, batch_size = len(self), size.of_utterances()
         order_U = torch.randperm(utterances, generator=generator)
         variant_U = torch.randint(len(self.starts_WU), (utterances,), generator=generator)
@@ -187,6 +176,12 @@ class InMemoryUtterances:
         for number in torch.randperm(len(batches), generator=generator).tolist()[start:]:
             chosen_B = share.of(batches[number])
             yield self._batch(order_U[chosen_B], variant_U[chosen_B])
+
+    def batch_shapes(self, size: BatchSize, generator: torch.Generator) -> np.ndarray:
+        return shapes_of(self.shuffled(size, generator))
+
+    def first_batch(self, size: BatchSize, generator: torch.Generator) -> Batch:
+        return first_with_audio(self.shuffled(size, generator))
 
     def _batch(self, chosen_B: torch.Tensor, variant_B: torch.Tensor) -> Batch:
         device = self.frames_NF.device
@@ -202,8 +197,8 @@ class InMemoryUtterances:
         return Batch(features_BTF, lengths_B, self.targets_U[chosen_B.to(device)], None, ids)
 
 
-def joined(one: InMemoryUtterances, other: InMemoryUtterances) -> InMemoryUtterances:
-    """The utterances of both, which have as many variants and lie on the same device."""
+def concatenate(one: InMemoryUtterances, other: InMemoryUtterances) -> InMemoryUtterances:
+    """Concatenate two parts with the same number of variants on the same device."""
     return InMemoryUtterances(
         torch.cat([one.frames_NF, other.frames_NF]),
         torch.cat([one.starts_WU, other.starts_WU + len(one.frames_NF)], dim=1),

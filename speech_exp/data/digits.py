@@ -1,124 +1,129 @@
-"""Spoken digits as a folder of short recordings: FSDD, and the synthetic voices that ship with this package."""
+"""Spoken digits in a folder of short recordings: FSDD, or the synthetic voices that ship with this package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-
-from speech_exp.data.audio import decode_recording
+from speech_exp.bounds import NonNegativeInt, PositiveInt, Proportion
+from speech_exp.data.data_set import DataSet, Targets
+from speech_exp.data.digit_features import PreparedDigits
+from speech_exp.data.digit_recordings import DigitRecordings
 from speech_exp.data.download import Archive
-from speech_exp.data.recordings import Dropped, Recording, fingerprint, index_recordings, read_contents
+from speech_exp.data.prepared import DataRequest, PreparedData
+from speech_exp.data.recordings import Recording, fingerprint, index_recordings, read_contents
 from speech_exp.data.root import candidate_roots, find_root
 from speech_exp.data.splits import SPLITS, Parts, split_official, split_random, split_speaker
+from speech_exp.features.front_end import FrontEnd
 
 BUNDLED = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class LoadedDigits:
-    """All recordings of a data set, their file contents, and the split into parts."""
-
-    recordings: list[Recording]
-    contents: list[bytes]
-    parts: Parts
-    dropped: list[Dropped]
-    fingerprint: str
-    sample_rate_hz: int
-    synthetic_voices: int = 0
-
-    @property
-    def summary(self) -> str:
-        return f"{len(self.recordings):,} recordings of {len({one.speaker for one in self.recordings})} speakers"
-
-    def waveform(self, position: int) -> np.ndarray:
-        """Waveform (N,) float32 of recording `position`; `AudioError` where the file is bad."""
-        return decode_recording(self.contents[position], self.recordings[position].path.name, self.sample_rate_hz)
-
-
-class Digits:
-    """Digits 0-9 in files `{digit}_{speaker}_{index}`; `folder` below the root holds them.
+@dataclass(eq=False)
+class Digits(DataSet):
+    """Recordings of the digits 0-9 in files `{digit}_{speaker}_{index}`, all in `folder` below the root.
 
     Args:
-        name: data set name, also the folder searched for below the data root.
-        bundled: the recordings ship inside this package, below its data folder.
-        root: folder of the data set, or None to search (`candidate_roots`).
+        name: name of the data set.
+        bundled: whether the recordings ship inside this package, in its data folder.
+        root: folder of the data set, or None to search for it (`candidate_roots`).
         index_ranges: first and last index of each part of the official split.
         shares: test and validation share of the random split.
         split_seed: seed of the random split.
-        synthetic_voices: random voices that join the training part, where the augmentation makes variants.
-        download: archive that `action=prepare` fetches, or None.
+        synthetic_voices: number of random voices added to the training part; needs an augmentation with variants.
+        max_dropped_share: largest share of all recordings that may be left out for bad audio or names.
+        download: archive that `action=prepare` downloads, or None.
     """
 
-    class_names = tuple(str(digit) for digit in range(10))
-    targets = "classes"  # what it gives an objective
+    name: str
+    bundled: bool
+    root: str | None
+    folder: str
+    sample_rate_hz: PositiveInt
+    split: Literal["official", "random", "speaker"]
+    index_ranges: dict[str, list[int]]
+    shares: dict[str, float]
+    split_seed: int
+    test_speaker: str | None
+    validation_speaker: str | None
+    synthetic_voices: NonNegativeInt
+    max_dropped_share: Proportion
+    download: Archive | None
 
-    def __init__(
-        self,
-        name: str,
-        bundled: bool,
-        root: str | None,
-        folder: str,
-        sample_rate_hz: int,
-        split: Literal["official", "random", "speaker"],
-        index_ranges: dict[str, list[int]],
-        shares: dict[str, float],
-        split_seed: int,
-        test_speaker: str | None,
-        validation_speaker: str | None,
-        synthetic_voices: int,
-        download: Archive | None,
-    ) -> None:
-        self.name, self.bundled, self.folder, self.sample_rate_hz = name, bundled, folder, sample_rate_hz
-        self.root = str(BUNDLED) if bundled and root is None else root
-        self.split, self.index_ranges, self.shares, self.split_seed = split, index_ranges, shares, split_seed
-        self.test_speaker, self.validation_speaker, self.download = test_speaker, validation_speaker, download
-        self.synthetic_voices = synthetic_voices
-        if split != "speaker" and (test_speaker is not None or validation_speaker is not None):
+    class_names = tuple(str(digit) for digit in range(10))
+    targets: ClassVar[Targets] = "classes"
+
+    def __post_init__(self) -> None:
+        if self.bundled and self.root is None:
+            self.root = str(BUNDLED)
+        if self.split != "speaker" and (self.test_speaker is not None or self.validation_speaker is not None):
             raise ValueError(
-                f"dataset.split={split} takes no test or validation speaker, got dataset.test_speaker={test_speaker} "
-                f"dataset.validation_speaker={validation_speaker}: add dataset.split=speaker"
+                f"dataset.split={self.split} takes no test or validation speaker, got dataset.test_speaker={self.test_speaker} "
+                f"dataset.validation_speaker={self.validation_speaker}: add dataset.split=speaker"
             )
 
-    def load(self) -> LoadedDigits:
-        """Index, read and split the recordings."""
-        folder = find_root(self.name, self.root, self.folder) / self.folder
+    @property
+    def source(self) -> str:
+        """Name of the folder of recordings below the data root."""
+        return self.name
+
+    @cached_property
+    def recorded(self) -> DigitRecordings:
+        """The recordings of all parts, read when they are first needed."""
+        folder = find_root(self.source, self.root, self.folder) / self.folder
         recordings, dropped = index_recordings(folder)
         if not recordings:
             raise ValueError(
-                f"{folder} holds no recording named {{digit}}_{{speaker}}_{{index}}.wav or .flac: change dataset.root"
+                f"{folder} contains no recording named {{digit}}_{{speaker}}_{{index}}.wav or .flac: change dataset.root"
             )
-        contents = read_contents(recordings)
-        parts = self._split(recordings)
-        for name in SPLITS:
-            if not parts[name]:
+        contents, parts = read_contents(recordings), self._split(recordings)
+        for part in SPLITS:
+            if not parts[part]:
                 raise ValueError(
-                    f"dataset.split={self.split} leaves no recording for {name} in {folder}: "
+                    f"dataset.split={self.split} leaves no recording for {part} in {folder}: "
                     f"change dataset.split or dataset.root"
                 )
-        return LoadedDigits(
-            recordings,
-            contents,
-            parts,
-            dropped,
-            fingerprint(recordings, contents),
-            self.sample_rate_hz,
-            self.synthetic_voices,
+        digest = fingerprint(recordings, contents)
+        return DigitRecordings(
+            recordings, contents, parts, dropped, digest, self.sample_rate_hz, self.max_dropped_share
         )
 
-    def utterances_per_epoch(self, loaded: LoadedDigits) -> int:
-        """Training utterances, while no recording is dropped."""
-        return len(loaded.parts["train"])
+    @property
+    def fingerprint(self) -> str:
+        return self.recorded.fingerprint
 
-    def prepare(self) -> Path:
-        """Download and verify what is missing; return the root."""
-        root = candidate_roots(self.name, self.root)[0]
+    @property
+    def summary(self) -> str:
+        recordings = self.recorded.recordings
+        return f"{len(recordings):,} recordings of {len({one.speaker for one in recordings})} speakers"
+
+    @property
+    def utterances_per_epoch(self) -> int:
+        return len(self.recorded.parts["train"])
+
+    def fetch(self) -> Path:
         if self.download is None:
-            return find_root(self.name, self.root, self.folder)
-        return self.download.fetch(root, self.folder)
+            return find_root(self.source, self.root, self.folder)
+        return self.download.fetch(candidate_roots(self.source, self.root)[0], self.folder)
+
+    def check(self, front_end: FrontEnd, request: DataRequest) -> None:
+        if request.trains and self.synthetic_voices and not front_end.variants:
+            raise ValueError(
+                f"dataset.synthetic_voices={self.synthetic_voices} join training only where the augmentation makes variants, and "
+                f"it makes none: set augment=strong or dataset.synthetic_voices=0"
+            )
+        if front_end.speeds != (1.0,):
+            raise ValueError(
+                f"augment.speeds={list(front_end.speeds)} change waveforms in the batch, dataset={self.name} keeps features: set "
+                f"augment=strong, whose variants have other tempos, or augment.speeds=null"
+            )
+
+    def prepare(self, front_end: FrontEnd, request: DataRequest) -> PreparedData:
+        self.check(front_end, request)
+        return PreparedDigits(self.recorded, self.synthetic_voices, front_end, request)
 
     def _split(self, recordings: Sequence[Recording]) -> Parts:
         if self.split == "official":

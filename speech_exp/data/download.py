@@ -1,10 +1,11 @@
-"""Download of a data set's archive: resumable, verified by SHA-256, unpacked in one atomic step."""
+"""Downloads the archive of a data set: resumable, verified by SHA-256, and put in place in one atomic step."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import shutil
+import struct
 import tempfile
 import urllib.error
 import urllib.request
@@ -19,20 +20,22 @@ from speech_exp.progress import progress
 
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_S = 60
+LARGEST_RATIO = 100  # unpacked size to archive size, at most: speech hardly compresses, text to about a tenth
+_LONGEST_NAME = 255  # bytes
 
 
 class Archive:
-    """A zip archive on the web that holds a folder of recordings.
+    """A zip archive on the web that contains a folder of recordings.
 
-    The pinned SHA-256 is that of the recordings' names and contents (`data.recordings.fingerprint`), not of the zip file:
-    GitHub makes its archives anew and does not promise their bytes.
+    The pinned SHA-256 is over the names and contents of the recordings (`data.recordings.fingerprint`), not over the zip
+    file: GitHub regenerates its archives and does not guarantee that their bytes stay the same.
     """
 
     def __init__(self, url: str, sha256: str) -> None:
         self.url, self.sha256 = url, sha256
 
     def fetch(self, root: Path, folder: str) -> Path:
-        """Make `root/folder` hold the archive's recordings; nothing is there until all of it is verified."""
+        """Download the archive's recordings to `root/folder`, which appears only when all are verified; return `root`."""
         try:
             return self._fetch(root, folder)
         except OSError as error:
@@ -56,7 +59,7 @@ class Archive:
                     self._verify(unpacked, f"the archive of {self.url}")
                     os.replace(unpacked, target)
             except ValueError:
-                archive.unlink()  # else the next run would take it for a complete download
+                archive.unlink()  # otherwise the next run would take it for a complete download
                 raise
             archive.unlink()
         return root
@@ -75,14 +78,14 @@ class Archive:
         request = urllib.request.Request(self.url, headers={"Range": f"bytes={done}-"} if done else {})
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-                if response.status != 206:  # the server sends the whole file, not the missing rest
+                if response.status != 206:  # the server sends the whole file instead of the missing part
                     done = 0
                 length = response.headers.get("Content-Length")
                 total = (
                     done + int(length) if length else 0
-                )  # 0: not known, as where GitHub makes the archive as it sends
+                )  # 0: unknown, as when GitHub generates the archive while sending it
                 shown = progress("download (bytes)", total, for_all=True)
-                with part.open("ab" if done else "wb") as file, shown as bar:
+                with open(part, "ab" if done else "wb", opener=_no_link) as file, shown as bar:
                     bar.advance(done)
                     while block := response.read(_BLOCK_BYTES):
                         file.write(block)
@@ -102,15 +105,38 @@ class Archive:
         )
 
 
+def _no_link(path: str, flags: int) -> int:
+    """Open a file without following a symbolic link, which someone else could have placed under this predictable name."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _unpack(archive: Path, folder: str, target: Path) -> None:
-    """The files of the archive's `*/folder/`, by their plain names, so that none lands outside `target`."""
+    """Unpack the files in the archive's `*/folder/` into `target`, by their base names so none can land outside it."""
     target.mkdir()
     try:
         with zipfile.ZipFile(archive) as content:
-            for member in content.infolist():
-                path = PurePosixPath(member.filename)
-                if not member.is_dir() and path.parent.name == folder and path.name not in ("", ".", ".."):
-                    with content.open(member) as source, (target / Path(path.name).name).open("wb") as file:
-                        shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+            members = [member for member in content.infolist() if _is_file_of(member, folder)]
+            size = sum(member.file_size for member in members)
+            if size > LARGEST_RATIO * archive.stat().st_size:
+                raise ValueError(
+                    f"{archive} would unpack to {size:,} bytes, more than {LARGEST_RATIO} times its own size, and is "
+                    f"removed: change dataset.download.url"
+                )
+            for member in members:
+                name = Path(PurePosixPath(member.filename).name).name
+                with content.open(member) as source, (target / name).open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError):  # RuntimeError: e.g. encrypted
         raise ValueError(f"{archive} was no sound zip archive and is removed: run action=prepare again") from None
+
+
+def _is_file_of(member: zipfile.ZipInfo, folder: str) -> bool:
+    path = PurePosixPath(member.filename)
+    if member.is_dir() or path.parent.name != folder or path.name in ("", ".", ".."):
+        return False
+    if (
+        member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        or len(os.fsencode(path.name)) > _LONGEST_NAME
+    ):
+        raise zipfile.BadZipFile
+    return True

@@ -1,4 +1,4 @@
-"""Where data sets and caches lie on this machine."""
+"""Locations of data sets and caches on this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _PREPARE = "download it with action=prepare dataset={name} (dataset=digits_demo 
 
 
 def user_cache() -> Path:
-    """Folder for downloads and computed features, of this user on this machine."""
+    """Return the current user's folder for downloads and computed features."""
     return Path(platformdirs.user_cache_dir("speech_exp", appauthor=False))
 
 
 def candidate_roots(name: str, root: str | None) -> list[Path]:
-    """Places of data set `name`, in the order in which they are tried; `root` alone where it is given."""
+    """Return the folders where data set `name` may be, in search order; only `root` if it is given."""
     if root is not None:
         return [Path(root).expanduser().resolve()]
     shared = os.environ.get(DATA_VARIABLE)
@@ -26,7 +26,7 @@ def candidate_roots(name: str, root: str | None) -> list[Path]:
 
 
 def find_root(name: str, root: str | None, content: str, remedy: str = _PREPARE) -> Path:
-    """First candidate root that holds the file or folder `content`; `remedy` ends the message where none does."""
+    """Return the first candidate root that contains `content`; otherwise raise a ValueError that ends with `remedy`."""
     candidates = candidate_roots(name, root)
     for candidate in candidates:
         if (candidate / content).exists():

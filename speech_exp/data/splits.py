@@ -1,4 +1,4 @@
-"""The three ways to part spoken digits into train, validation and test; each recording falls in at most one part."""
+"""Three ways to split spoken digits into train, validation and test; each recording is in at most one part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Parts = dict[str, list[Recording]]
 
 
 def split_official(recordings: Sequence[Recording], ranges: Mapping[str, Sequence[int]]) -> Parts:
-    """By recording index; `ranges` gives first and last index of each part, both included."""
+    """Split by recording index; `ranges` gives the first and last index of each part, inclusive."""
     for first, second in combinations(SPLITS, 2):
         if max(ranges[first][0], ranges[second][0]) <= min(ranges[first][1], ranges[second][1]):
             raise ValueError(
@@ -27,7 +27,7 @@ def split_official(recordings: Sequence[Recording], ranges: Mapping[str, Sequenc
 
 
 def split_random(recordings: Sequence[Recording], shares: Mapping[str, float], seed: int) -> Parts:
-    """Stratified by digit: of each digit's shuffled recordings the test share first, then validation, the rest train."""
+    """Split at random within each digit: after shuffling, the test share comes first, then validation, then train."""
     generator = random.Random(seed)
     parts: Parts = {name: [] for name in SPLITS}
     for label in sorted({recording.label for recording in recordings}):
@@ -47,7 +47,7 @@ def split_speaker(
     validation_speaker: str | None,
     validation_range: Sequence[int],
 ) -> Parts:
-    """Every recording of one speaker is test; validation is one whole other speaker, or an index range of the others."""
+    """Split by speaker: one is the test set; validation is a second speaker, or an index range of all other speakers."""
     speakers = sorted({recording.speaker for recording in recordings})
     if test_speaker not in speakers:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Augmentation of training features on the device, in the batch.
+"""Augmentation of batches of training features on the device.
 
 Shape letters: B batch, T frames, F features, M masks.
 """
@@ -9,29 +9,32 @@ from dataclasses import replace
 
 import torch
 
-from speech_exp.data.batches import Batch
+from speech_exp.bounds import NonNegativeFloat, NonNegativeInt, Proportion
+from speech_exp.features.batch import Batch
 
 
 class SpecAugment:
-    """Masks of time and of neighbouring features (Park et al. 2019), and gain and noise of the normalised features.
+    """SpecAugment (Park et al. 2019): masks in time and over features; plus random gain, shift and noise.
+
+    It applies to normalised features.
 
     Args:
-        time_masks, time_mask_share: masks an utterance, each of up to this share of its frames.
-        feature_masks, feature_mask_width: masks over neighbouring features, each of up to this width.
-        gain_std: deviation of one random factor around 1 a feature and utterance.
-        shift_std: deviation of one random offset a feature and utterance, as another microphone or voice gives.
-        noise_std: deviation of white noise added to the normalised features.
+        time_masks, time_mask_share: number of time masks in each utterance, each up to this share of its frames.
+        feature_masks, feature_mask_width: number of masks over neighbouring features, each up to this width.
+        gain_std: deviation of a random factor around 1, one for each feature and utterance.
+        shift_std: deviation of a random offset, one for each feature and utterance, like another microphone or voice.
+        noise_std: deviation of the white noise added to the features.
     """
 
     def __init__(
         self,
-        time_masks: int,
-        time_mask_share: float,
-        feature_masks: int,
-        feature_mask_width: int,
-        gain_std: float,
-        shift_std: float,
-        noise_std: float,
+        time_masks: NonNegativeInt,
+        time_mask_share: Proportion,
+        feature_masks: NonNegativeInt,
+        feature_mask_width: NonNegativeInt,
+        gain_std: NonNegativeFloat,
+        shift_std: NonNegativeFloat,
+        noise_std: NonNegativeFloat,
     ) -> None:
         self.time_masks, self.time_mask_share = time_masks, time_mask_share
         self.feature_masks, self.feature_mask_width = feature_masks, feature_mask_width
@@ -39,7 +42,7 @@ class SpecAugment:
         self.generator = torch.Generator()
 
     def seed(self, seed: int, device: torch.device) -> None:
-        """Start the own random generator, on the device of the batches."""
+        """Seed the random generator of this object, on the device of the batches."""
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -69,7 +72,7 @@ class SpecAugment:
         return torch.randn(shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _masked(self, masks: int, longest_B: torch.Tensor, size_B: torch.Tensor, width: int) -> torch.Tensor:
-        """True where one of `masks` intervals lies: lengths uniform in 0..longest, starts uniform within `size_B`."""
+        """Return True inside any of `masks` random intervals: lengths uniform in 0..longest, starts uniform in `size_B`."""
         uniform = torch.rand((2, masks, len(size_B)), generator=self.generator, device=size_B.device)
         length_MB = (uniform[0] * (longest_B + 1)).floor()
         start_MB = (uniform[1] * (size_B - length_MB + 1).clamp_min(1)).floor()

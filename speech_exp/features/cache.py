@@ -1,7 +1,8 @@
-"""Features of a whole data set, computed once in parallel and kept on disk under a name made from their content.
+"""Disk cache for the features of a whole data set, computed once in parallel.
 
-The name is a hash of the recordings' contents, the features' configuration and the code that computes them, so a stale
-entry can never be read. An entry is written aside and renamed under a file lock: jobs that start together build it once.
+The name of an entry is a hash of the recordings' contents, the feature config and the code, so a stale entry is never
+read. An entry is written to a temporary folder and renamed under a file lock: jobs that start together build it once.
+It contains the size and SHA-256 of each file; an entry whose content has changed is computed again.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import inspect
 import json
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +23,30 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from speech_exp.data.recordings import Dropped
+from speech_exp.files import atomic_folder, folder_mismatch, reason, remove_unfinished, write_array
+from speech_exp.parallel import one_thread
 from speech_exp.progress import progress
+
+_FRAMES, _INDEX = "frames.npy", "index.json"
+_THREADS = 1  # per recording, on any machine: the last bits of a matrix product depend on their number
+
+
+class _InvalidEntryError(ValueError):
+    """An entry is missing or differs from what was written; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Features of many recordings one after the other: recording `ids[i]` has `lengths_U[i]` frames of `frames_NF`."""
+    """Concatenated features of many recordings: recording `ids[i]` has `lengths_U[i]` frames in `frames_NF`."""
 
     frames_NF: np.ndarray  # memory-mapped, read-only
     lengths_U: np.ndarray
     ids: list[str]
-    dropped: list[Dropped]  # recordings whose audio cannot be used
+    dropped: dict[str, str]  # id of each recording whose audio cannot be used, and the reason
 
 
 def code_version(*modules: Any) -> str:
-    """Hash of the source of the modules that compute the features."""
+    """Return a hash of the source code of the modules that compute the features."""
     return hashlib.sha256("".join(inspect.getsource(module) for module in modules).encode()).hexdigest()
 
 
@@ -47,59 +57,62 @@ def cached_features(
     extract: Callable[[int], np.ndarray],
     title: str = "features",
 ) -> CachedFeatures:
-    """Entry of the cache `folder` for `description`, built by `extract(position) -> (T, F)` where it is missing.
+    """Return the cache entry for `description` in `folder`, built with `extract(position) -> (T, F)` if it is missing.
 
-    A recording whose `extract` raises a ValueError is dropped and named; the rest is kept.
+    A recording whose `extract` raises a ValueError is dropped and listed; the others are kept.
     """
-    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
+    computed = {**description, "threads": _THREADS}
+    key = hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()[:24]
     entry = folder / key
-    if not (entry / "index.json").exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(str(entry) + ".lock"):
-                if not (entry / "index.json").exists():
-                    _build(entry, description, ids, extract, title)
-        except OSError as error:
-            raise ValueError(
-                f"the feature cache {folder} cannot be written ({error.strerror}): set cache_dir to a folder that can"
-            ) from None
-    return _open(entry)
+    try:
+        with suppress(_InvalidEntryError):  # a complete entry needs no lock: the folder may be read-only
+            return _open(entry)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(entry) + ".lock"):
+            try:
+                return _open(entry)  # another process built it while this one waited
+            except _InvalidEntryError as mismatch:
+                if entry.exists():
+                    print(f"the features in {entry} are computed again: {mismatch}", file=sys.stderr)
+                    shutil.rmtree(entry)
+            _build(entry, description, ids, extract, title)
+            return _open(entry)
+    except OSError as error:
+        raise ValueError(
+            f"the feature cache {folder} cannot be read or written ({reason(error)}): set cache_dir to another folder"
+        ) from None
 
 
 def _build(
     entry: Path, description: dict[str, Any], ids: Sequence[str], extract: Callable[[int], np.ndarray], title: str
 ) -> None:
-    for aside in entry.parent.glob(f"{entry.name}.part-*"):  # of a process that was killed
-        shutil.rmtree(aside)
+    remove_unfinished(entry)
     features: list[np.ndarray | None] = []
-    dropped = []
+    dropped: dict[str, str] = {}
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        outcomes = pool.map(lambda position: _attempt(extract, position), range(len(ids)))
-        with progress(title, len(ids), for_all=True) as bar:
+        with one_thread(), progress(title, len(ids), for_all=True) as bar:
+            outcomes = pool.map(lambda position: _attempt(extract, position), range(len(ids)))
             for recording_id, outcome in zip(ids, outcomes, strict=True):
                 features.append(None if isinstance(outcome, ValueError) else outcome)
                 if isinstance(outcome, ValueError):
-                    dropped.append({"id": recording_id, "reason": str(outcome)})
+                    dropped[recording_id] = str(outcome)
                 bar.advance()
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for what nobody will use
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for results that nobody will use
     kept = [position for position, feature in enumerate(features) if feature is not None]
     if not kept:
-        raise ValueError(f"no recording could be used, the first because {dropped[0]['reason']}")
-    aside = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f"{entry.name}.part-"))
-    try:
-        np.save(aside / "frames.npy", np.concatenate([features[position] for position in kept]))
+        raise ValueError(f"no recording could be used, the first because {next(iter(dropped.values()))}")
+    with atomic_folder(entry) as staging:
+        with (staging / _FRAMES).open("wb") as file:
+            write_array(file, np.concatenate([features[position] for position in kept]))
         index = {
             "description": description,
             "ids": [ids[position] for position in kept],
             "lengths": [len(features[position]) for position in kept],  # type: ignore[arg-type]
             "dropped": dropped,
         }
-        (aside / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        os.replace(aside, entry)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        (staging / _INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
 def _attempt(extract: Callable[[int], np.ndarray], position: int) -> np.ndarray | ValueError:
@@ -110,10 +123,13 @@ def _attempt(extract: Callable[[int], np.ndarray], position: int) -> np.ndarray 
 
 
 def _open(entry: Path) -> CachedFeatures:
-    index = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+    """Open an entry after verifying every byte; _InvalidEntryError if it differs from what was written."""
+    if mismatch := folder_mismatch(entry):
+        raise _InvalidEntryError(mismatch)
+    index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
     return CachedFeatures(
-        np.load(entry / "frames.npy", mmap_mode="r"),
+        np.load(entry / _FRAMES, mmap_mode="r"),
         np.array(index["lengths"], dtype=np.int64),
         index["ids"],
-        [Dropped(**dropped) for dropped in index["dropped"]],
+        index["dropped"],
     )

@@ -1,43 +1,44 @@
-"""Variants of a recording as other voices, rooms and microphones would give it, made once into the feature cache.
+"""Variants of a recording that imitate other voices, rooms and microphones, computed once into the feature cache.
 
-They act on the power spectrogram, so any extractor can take them. Shape letters: N samples, T frames, K frequency bins.
+They modify the power spectrogram, so they work with any extractor.
+
+Shape letters: N samples, T frames, K frequency bins.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from speech_exp.features.mfcc import FeatureExtractor
+from speech_exp.bounds import NonNegativeFloat, PositiveInt, Proportion
+from speech_exp.features.extractor import FeatureExtractor
 
 
 class Variants:
     """Random distortions of a recording; variant 0 is always the recording itself.
 
     Args:
-        count: variants of each recording, with the recording itself; training draws one of them each epoch.
+        count: number of variants, including the recording itself; each training epoch draws one of them.
         vocal_tract: largest relative stretch of the frequency axis, as the logarithm of the factor (vocal tract length
             perturbation, Jaitly & Hinton 2013).
-        formant_bend: largest share by which middle frequencies move against the outer ones.
+        formant_bend: largest relative shift of the middle frequencies against the outer ones.
         tempo: largest change of tempo, as the logarithm of the factor.
         noise_share: share of the variants that get coloured noise.
-        snr_db: least and largest signal-to-noise ratio of it.
+        snr_db: lowest and highest signal-to-noise ratio of that noise.
         equalizer_db: deviation of the tilt of a random frequency response.
-        crop_s: most that is cut off at either end.
+        crop_s: most that is cut off at each end.
     """
 
     def __init__(
         self,
-        count: int,
-        vocal_tract: float,
-        formant_bend: float,
-        tempo: float,
-        noise_share: float,
+        count: PositiveInt,
+        vocal_tract: NonNegativeFloat,
+        formant_bend: NonNegativeFloat,
+        tempo: NonNegativeFloat,
+        noise_share: Proportion,
         snr_db: list[float],
-        equalizer_db: float,
-        crop_s: float,
+        equalizer_db: NonNegativeFloat,
+        crop_s: NonNegativeFloat,
     ) -> None:
-        if count < 1:
-            raise ValueError(f"augment.variants.count={count}: expected at least 1, change augment.variants.count")
         self.count = count
         self.vocal_tract, self.formant_bend, self.tempo = vocal_tract, formant_bend, tempo
         self.noise_share, self.snr_db, self.equalizer_db, self.crop_s = noise_share, snr_db, equalizer_db, crop_s
@@ -45,7 +46,7 @@ class Variants:
     def features(
         self, extractor: FeatureExtractor, waveform_N: np.ndarray, number: int, generator: np.random.Generator
     ) -> np.ndarray:
-        """Features (T, F) of variant `number`."""
+        """Return the features (T, F) of variant `number`."""
         if number == 0:
             return extractor(waveform_N)
         hop = max(1, round(extractor.hop * np.exp(generator.uniform(-self.tempo, self.tempo))))
@@ -60,7 +61,7 @@ class Variants:
         return cropped_N if len(cropped_N) > len(waveform_N) // 2 else waveform_N
 
     def _noise(self, power_TK: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Power of noise with a random smooth spectrum, its frames and bins exponentially distributed as of Gauss noise."""
+        """Return the power of noise with a smooth random spectrum, exponentially distributed like that of Gaussian noise."""
         present = generator.random() < self.noise_share
         snr_db = generator.uniform(self.snr_db[0], self.snr_db[1])
         place_K = np.linspace(0, 1, power_TK.shape[1])
@@ -80,7 +81,7 @@ class Variants:
         return 10 ** (gain_db_K / 10)
 
     def _warp(self, power_TK: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The spectrum read at warped frequencies: f -> a f up to a knee, then linear to the Nyquist frequency."""
+        """Warp the frequency axis: f -> a f up to a knee, then linear up to the Nyquist frequency."""
         factor = np.exp(generator.uniform(-self.vocal_tract, self.vocal_tract))
         bend = generator.uniform(-self.formant_bend, self.formant_bend)
         place_K = np.linspace(0, 1, power_TK.shape[1])

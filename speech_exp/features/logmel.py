@@ -1,54 +1,46 @@
-"""Logarithm of mel band power, on the device for batches of waveforms, and of one waveform for prediction and figures.
+"""Log-mel features of batches on the device, of single waveforms, and of a waveform that arrives in pieces.
 
 Frames are centred on their times: a waveform of N samples has 1 + N // hop frames, frame t covers the samples around
-t * hop, and silence surrounds the waveform. So a frame never depends on how far a batch is padded.
+t * hop, and the waveform is surrounded by silence. A frame therefore never depends on the padding of the batch.
 
-Shape letters: B batch, N samples, T frames, K frequency bins, F mel bands.
+Shape letters: B batch, N samples, T frames, W window, K frequency bins, F mel bands.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
-from torch import nn
 
-from speech_exp.features.mfcc import FeatureExtractor
+from speech_exp.bounds import NonNegativeFloat, PositiveFloat, PositiveInt
+from speech_exp.features.extractor import BatchTransform, FeatureExtractor
 
 
-class LogMelTransform(nn.Module):
-    """Natural logarithm of (mel band power + `floor`) of padded waveforms."""
+class LogMelTransform(BatchTransform):
+    """A module that computes the natural logarithm of (mel band power + `floor`) of padded waveforms."""
 
     window: torch.Tensor
     bank_KF: torch.Tensor
 
-    def __init__(self, window: torch.Tensor, hop: int, n_fft: int, bank_KF: torch.Tensor, floor: float) -> None:
+    def __init__(
+        self, window: torch.Tensor, hop: int, n_fft: PositiveInt, bank_KF: torch.Tensor, floor: PositiveFloat
+    ) -> None:
         super().__init__()
         self.hop, self.n_fft, self.floor = hop, n_fft, floor
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("bank_KF", bank_KF, persistent=False)
 
-    def num_frames(self, samples: int) -> int:
-        """Frames of a waveform of this many samples."""
-        return 1 + samples // self.hop
-
     @torch.no_grad()
     def forward(self, waveform_BN: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveforms (B, N) float32 and their samples (B,) to features (B, T, F), zero behind each length, and frames (B,).
-
-        What lies behind a waveform's length in `waveform_BN` has no influence.
-        """
         frames_B = 1 + lengths_B // self.hop
         sample_N = torch.arange(waveform_BN.shape[1], device=waveform_BN.device)
         waveform_BN = waveform_BN.where(sample_N < lengths_B.unsqueeze(1), 0.0)
-        with torch.autocast(waveform_BN.device.type, enabled=False):  # half precision would not hold a power spectrum
+        with torch.autocast(waveform_BN.device.type, enabled=False):  # half precision cannot represent power
             features_BTF = self.from_power(self.power(waveform_BN, self.hop))
         frame_T = torch.arange(features_BTF.shape[1], device=waveform_BN.device)
         return features_BTF.where((frame_T < frames_B.unsqueeze(1)).unsqueeze(-1), 0.0), frames_B
 
     def power(self, waveform_BN: torch.Tensor, hop: int) -> torch.Tensor:
-        """Power spectrogram (B, T, K) with a frame every `hop` samples."""
+        """Return the power spectrogram (B, T, K) with a frame every `hop` samples."""
         spectrum_BKT = torch.stft(
             waveform_BN, self.n_fft, hop, len(self.window), self.window, pad_mode="constant", return_complex=True
         )
@@ -59,26 +51,26 @@ class LogMelTransform(nn.Module):
 
 
 class LogMel(FeatureExtractor):
-    """Log-mel features with triangles on Slaney's mel scale, which leaves no band empty where they are narrow.
+    """Log-mel features with triangular filters on Slaney's mel scale, which leaves no band empty where they are narrow.
 
     Args:
-        f_max_hz: upper edge of the highest band; None: half of the sample rate.
+        f_max_hz: upper edge of the highest band; None: half the sample rate.
         floor: added to each band's power, where full scale is 1. With a window of 200 samples, 1e-6 is the power of white
-            noise 79 dB below full scale in a band one bin wide: below the background of recordings, above rounding to 16 bit.
+            noise at -79 dB full scale in a band one bin wide: below the background of recordings, above 16-bit rounding.
     """
 
     pad_mode = "constant"
 
     def __init__(
         self,
-        sample_rate_hz: int,
-        window_s: float,
-        hop_s: float,
-        n_fft: int,
-        n_mels: int,
-        f_min_hz: float,
+        sample_rate_hz: PositiveInt,
+        window_s: PositiveFloat,
+        hop_s: PositiveFloat,
+        n_fft: PositiveInt,
+        n_mels: PositiveInt,
+        f_min_hz: NonNegativeFloat,
         f_max_hz: float | None,
-        floor: float,
+        floor: PositiveFloat,
     ) -> None:
         super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
         from torchaudio.functional import melscale_fbanks
@@ -90,10 +82,6 @@ class LogMel(FeatureExtractor):
                 f"features.extractor.f_min_hz={f_min_hz} and f_max_hz={f_max_hz}: expected 0 <= f_min_hz < f_max_hz <= "
                 f"{nyquist_hz:g}, half of the sample rate, change features.extractor.f_max_hz"
             )
-        if not (floor > 0 and math.isfinite(floor)):
-            raise ValueError(
-                f"features.extractor.floor={floor}: expected a number above 0, change features.extractor.floor"
-            )
         bank_KF = melscale_fbanks(n_fft // 2 + 1, f_min_hz, top_hz, n_mels, sample_rate_hz, mel_scale="slaney")
         if empty := int((bank_KF == 0).all(0).sum()):
             raise ValueError(
@@ -101,12 +89,56 @@ class LogMel(FeatureExtractor):
                 f"lower features.extractor.n_mels or raise features.extractor.n_fft"
             )
         self.feature_names = [f"m{number}" for number in range(n_mels)]
-        self.transform = LogMelTransform(torch.hann_window(self.window), self.hop, n_fft, bank_KF, floor)
+        self.batch_transform: LogMelTransform = LogMelTransform(
+            torch.hann_window(self.window), self.hop, n_fft, bank_KF, floor
+        )
+
+    def stream(self) -> StreamingLogMel:
+        return StreamingLogMel(self)
 
     def power(self, waveform_N: np.ndarray, hop: int) -> np.ndarray:
-        """Power spectrogram (T, K) with a frame every `hop` samples; silence surrounds a waveform of any length."""
+        """Return the power spectrogram (T, K) with a frame every `hop` samples; a waveform of any length is allowed."""
         waveform_BN = torch.from_numpy(waveform_N.astype(np.float32)).unsqueeze(0)
-        return self.transform.power(waveform_BN, hop)[0].numpy()
+        return self.batch_transform.power(waveform_BN, hop)[0].numpy()
 
     def from_power(self, power_TK: np.ndarray) -> np.ndarray:
-        return self.transform.from_power(torch.from_numpy(power_TK)).numpy()
+        return self.batch_transform.from_power(torch.from_numpy(power_TK)).numpy()
+
+
+class StreamingLogMel:
+    """A streaming `LogMel` that returns each frame as soon as its window is complete: half a window after t * hop.
+
+    It stores less than one window of the waveform. The result equals `LogMel` up to rounding, because the zeros that pad a
+    window to n_fft only shift the phase.
+    """
+
+    def __init__(self, extractor: LogMel) -> None:
+        self.extractor = extractor
+        self._samples = self._frames = 0
+        # Silence before the first sample, as much as the window of frame 0 covers.
+        before = extractor.n_fft // 2 - (extractor.n_fft - extractor.window) // 2
+        self._waiting_N = torch.zeros(before)
+
+    def push(self, samples_N: np.ndarray) -> torch.Tensor:
+        """Add any number of samples and return the features (T, F) of the frames that they complete."""
+        self.extractor.check_level(samples_N)
+        self._samples += len(samples_N)
+        return self._complete(torch.from_numpy(samples_N.astype(np.float32)))
+
+    def finish(self) -> torch.Tensor:
+        """Return the features (T, F) of the last frames, with silence after the last sample; ends the stream."""
+        missing = self.extractor.batch_transform.num_frames(self._samples) - self._frames
+        needed = self.extractor.window + (missing - 1) * self.extractor.hop if missing else 0
+        return self._complete(torch.zeros(max(0, needed - len(self._waiting_N))))
+
+    def _complete(self, samples_N: torch.Tensor) -> torch.Tensor:
+        window, hop = self.extractor.window, self.extractor.hop
+        waiting_N = torch.cat([self._waiting_N, samples_N])
+        frames = max(0, 1 + (len(waiting_N) - window) // hop)
+        self._frames += frames
+        self._waiting_N = waiting_N[frames * hop :].clone()
+        if not frames:
+            return torch.zeros(0, self.extractor.num_features)
+        framed_TW = waiting_N.unfold(0, window, hop) * self.extractor.batch_transform.window
+        power_TK = torch.fft.rfft(framed_TW, self.extractor.n_fft).abs().square()
+        return self.extractor.batch_transform.from_power(power_TK)

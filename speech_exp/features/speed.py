@@ -1,7 +1,8 @@
-"""Speed of waveforms in the batch: tempo and pitch change together (Ko et al. 2015)."""
+"""Speed perturbation of waveforms in a batch: tempo and pitch change together (Ko et al. 2015)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,18 +13,18 @@ _Samples = TypeVar("_Samples", torch.Tensor, np.ndarray)
 _STEPS = 100  # speeds are multiples of 1 / _STEPS
 
 
-def check_speeds(speeds: list[float] | None) -> list[float]:
-    """The speeds of `augment.speeds`; 1 alone where there are none."""
-    for speed in speeds or ():
+def check_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
+    """Return the speeds of `augment.speeds`, or 1.0 alone if there are none; ValueError for speeds that are not supported."""
+    for speed in speeds:
         if not 0.5 <= speed <= 2 or abs(speed * _STEPS - round(speed * _STEPS)) > 1e-6:
             raise ValueError(
-                f"augment.speeds={speeds}: expected numbers from 0.5 to 2 with two digits behind the point, change augment.speeds"
+                f"augment.speeds={list(speeds)}: expected numbers from 0.5 to 2 with two digits behind the point, change augment.speeds"
             )
-    return list(speeds or [1.0])
+    return tuple(speeds) or (1.0,)
 
 
 def change_speed(waveform_BN: torch.Tensor, lengths_B: torch.Tensor, speed: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveforms (B, N) and samples (B,) as if spoken `speed` times as fast, resampled by a windowed sinc."""
+    """Return waveforms (B, N) and their samples (B,) as if played `speed` times as fast, resampled with a windowed sinc."""
     if speed == 1:
         return waveform_BN, lengths_B
     from torchaudio.functional import resample
@@ -33,6 +34,6 @@ def change_speed(waveform_BN: torch.Tensor, lengths_B: torch.Tensor, speed: floa
 
 
 def samples_after(samples: _Samples, speed: float) -> _Samples:
-    """Samples that `change_speed` leaves: samples / speed, rounded up."""
+    """Return the number of samples after `change_speed`: samples / speed, rounded up."""
     faster = round(speed * _STEPS)
     return -(-samples * _STEPS // faster)

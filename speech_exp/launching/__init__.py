@@ -1,1 +1,1 @@
-"""Where runs start, when not in this process."""
+"""Launching runs elsewhere than in this process."""

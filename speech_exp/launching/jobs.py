@@ -1,4 +1,4 @@
-"""Jobs of SLURM by submitit: the batch script, the submission, the wait for their end, and why one failed."""
+"""SLURM jobs via submitit: write the batch script, submit, wait for the end, and find out why a job failed."""
 
 from __future__ import annotations
 
@@ -19,44 +19,46 @@ from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from speech_exp import ranks
-from speech_exp.command_line import end_soon, silence
+from speech_exp.command_line.main import silence, skip_final_gc
 from speech_exp.launching.options import SlurmOptions
 
 _log = logging.getLogger(__name__)
-_SHOWN_LINES = 3  # of a trace: the place and the error
+_SHOWN_LINES = 3  # of a traceback: where it happened, and the error
 
-# Only SLURM's accounts tell of a job that was killed; submitit's own watcher comes to ask once in 10 minutes.
+# A killed job shows up only in SLURM's accounting, which submitit's default watcher queries every 10 minutes.
 SlurmJob.watcher = SlurmInfoWatcher(delay_s=60)
 
 
 @dataclass
 class Run:
-    """One run in its job, in each of its tasks. It raises what the run raised: SLURM sees the job fail, and the job's log
-    ends in the trace.
+    """One run, called in each task of its SLURM job.
+
+    It raises whatever the run raises: SLURM then sees the job fail, and the job's log ends with the traceback.
     """
 
-    launcher: Any  # hydra_submitit_launcher's, which composes the run's config and carries it out
+    launcher: Any  # hydra_submitit_launcher's; composes the config of the run and executes the run
 
     def __call__(self, *arguments: Any) -> Any:
-        end_soon()
+        skip_final_gc()
         if JobEnvironment().num_tasks > 1:
-            # Each sees all GPUs of its node, of which it takes its own.
+            # Each task sees all GPUs of its node and selects one by its local rank.
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if ranks.number():
+        if ranks.rank():
             silence(self.launcher)
-        returned = self.launcher(*arguments)
-        _ = returned.return_value
+        with ranks.fail_together():
+            returned = self.launcher(*arguments)
+            _ = returned.return_value
         for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # that its time is nearly over must not fail a job whose work is done
+            signal.signal(number, signal.SIG_IGN)  # a late time-limit warning must not fail a finished job
         return returned
 
     def checkpoint(self, *arguments: Any) -> DelayedSubmission:
-        """What submitit starts in a new job when the time of this one is over."""
+        """Return what submitit submits as a new job when this one reaches its time limit."""
         return DelayedSubmission(self, *arguments)
 
 
 class Executor(SlurmExecutor):
-    """submitit's, which can make batch scripts where SLURM is not installed, too."""
+    """submitit's SLURM executor, extended to write batch scripts on machines without SLURM."""
 
     def __init__(self, options: SlurmOptions, folder: Path) -> None:
         super().__init__(folder, max_num_timeout=options.max_num_timeout, python=options.python)
@@ -67,13 +69,13 @@ class Executor(SlurmExecutor):
         return 1
 
     def batch_script(self, runs: int) -> str:
-        """What sbatch would get for `runs` runs."""
+        """Return the batch script that would be submitted for `runs` runs."""
         if runs > 1:
             self.parameters["map_count"] = runs
         return self._make_submission_file_text(self._submitit_command_str, uid="")
 
     def submit_runs(self, run: Run, arguments: Mapping[str, tuple[Any, ...]]) -> dict[str, SlurmJob[Any]]:
-        """One job, or an array of them: one for the arguments of each named run."""
+        """Submit one job for each named run, several as a job array; return the jobs by name."""
         if shutil.which("sbatch") is None:
             raise ValueError(
                 "launcher=slurm found no sbatch: start it on a machine of the cluster, or set launcher=local or dry_run=true"
@@ -89,7 +91,7 @@ class Executor(SlurmExecutor):
 
 
 def wait_for(jobs: Mapping[str, SlurmJob[Any]]) -> dict[str, str]:
-    """Tell when each of the named jobs ends, until all have; returns why for those that failed."""
+    """Wait for all named jobs, logging each one that ends; return the reasons of those that failed, by name."""
     waiting, failures = dict(jobs), {}
     while waiting:
         for name, job in list(waiting.items()):
@@ -103,10 +105,10 @@ def wait_for(jobs: Mapping[str, SlurmJob[Any]]) -> dict[str, str]:
 
 
 def why_failed(job: SlurmJob[Any]) -> str | None:
-    """The end of the trace and the log that holds all of it, or what SLURM says; None for a job that did its work."""
+    """Return the end of the traceback and the path of the log, or the state that SLURM reports; None if the job succeeded."""
     outcomes = []
     for task in map(job.task, range(job.num_tasks)):
-        # A file system may show the file a little later; where SLURM ended the job it will never come.
+        # The file system may show the result a little late; if SLURM killed the job, it never appears.
         if task.paths.result_pickle.exists() or job.state == "COMPLETED":
             with suppress(UncompletedJobError):
                 outcomes.append((task, *task._get_outcome_and_result()))

@@ -1,19 +1,20 @@
-"""The encoder of speech recognition: fewer frames, then blocks of self-attention and a recurrent layer.
+"""The encoder for speech recognition: downsampling, then blocks of self-attention and a recurrent layer.
 
-Shape letters: B batch, T frames, F features, W width of the residual stream, which is the output too (H).
+Shape letters: B batch, T frames, F features, W width of the residual stream, H output (equal to W).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from speech_exp.bounds import PositiveInt, ProportionBelowOne
 from speech_exp.models.attention import AttentionPlan, SelfAttention, plan_attention
-from speech_exp.models.downsampling import ConvolutionState, Downsampling
+from speech_exp.models.downsampling import ConvolutionState, Downsampling, Factor
 from speech_exp.models.encoder import Cell, Encoder
 from speech_exp.models.layer import Bidirectional, RecurrentLayer, State, frame_at
 
@@ -22,20 +23,20 @@ Attention = Literal["full", "window", "off"]
 
 @dataclass(frozen=True)
 class AsrState:
-    """Of streaming: what the convolutions wait with, and the state of each recurrent layer."""
+    """The streaming state: that of the convolutions and that of each recurrent layer."""
 
     downsampling: list[ConvolutionState]
     recurrent: list[State]
 
 
 class AsrBlock(nn.Module):
-    """x + dropout(attention(norm(x))), then x + dropout(projection(recurrent(norm(x)))), all of `width`.
+    """One block: x + dropout(attention(norm(x))), then x + dropout(projection(recurrent(norm(x)))), all of `width`.
 
-    Normalising what enters a branch and not what leaves the sum keeps the residual stream a plain sum, whose gradients are
-    of one size at every depth, so that training needs no long warm-up (Xiong et al. 2020). The projection stands
-    even where the recurrent layer already has the width: an LMU's output is not negative (ReLU), and a branch that can
-    only add to the stream could never take anything back. No feed-forward sublayer: the recurrent layer, its
-    nonlinearity and the projection are one.
+    Normalisation is at the input of each branch (pre-norm). The residual stream is then a plain sum with gradients of
+    similar size at every depth, so training needs no long warm-up (Xiong et al. 2020). The projection is needed even if
+    the recurrent layer has the same width: an LMU's output is not negative (ReLU), and the branch must also be able to
+    subtract from the stream. There is no feed-forward sublayer, because the recurrent layer with its nonlinearity and
+    the projection already acts as one.
     """
 
     def __init__(self, width: int, heads: int | None, recurrent: RecurrentLayer, dropout: float) -> None:
@@ -60,18 +61,18 @@ class AsrBlock(nn.Module):
 
 
 class AsrEncoder(Encoder):
-    """`encoder(features_BTF, lengths_B) -> (states_BTH, lengths_B)`, both in frames after downsampling.
+    """A speech encoder: `encoder(features_BTF, lengths_B)` returns states and lengths in frames after downsampling.
 
-    ceil(lengths / downsampling) frames remain; states behind them are unspecified. State n is that of input frame
-    `downsampling * n`. Each recurrent layer sees frames after downsampling, so an LMU's theta counts those.
+    ceil(lengths / downsampling) frames remain; later states are unspecified. State n belongs to input frame
+    `downsampling * n`. Recurrent layers see frames after downsampling, so an LMU's theta is in these frames.
 
     Args:
-        cell: one recurrent layer of one direction for inputs of `width`.
-        dropout: share of each residual branch, and of what enters the blocks, that is dropped in training.
-        attention: `full` sees the whole utterance, `window` `attention_window` frames (after downsampling) on each side,
-            past and future alike, `off` leaves the sublayer out; only then the encoder looks at nothing ahead and streams.
-        checkpoint_activations: keep only what enters each block, and compute the block again, with the same dropout, in
-            the backward pass (Chen et al. 2016): a third more arithmetic, memory that hardly grows with `num_layers`.
+        cell: makes one recurrent layer of one direction for a given input size.
+        dropout: dropout rate of each residual branch and of the input of the first block.
+        attention: `full`: over the whole utterance; `window`: over `attention_window` frames (after downsampling) on each
+            side, past and future; `off`: no attention, the only choice with which the encoder may stream.
+        checkpoint_activations: store only the input of each block, and compute the block again with the same dropout in the
+            backward pass (Chen et al. 2016): a third more arithmetic, but memory hardly grows with `num_layers`.
     """
 
     def __init__(
@@ -79,17 +80,21 @@ class AsrEncoder(Encoder):
         input_size: int,
         cell: Cell,
         bidirectional: bool,
-        num_layers: int,
-        dropout: float,
-        width: int,
-        downsampling: Literal[2, 4],
+        num_layers: PositiveInt,
+        dropout: ProportionBelowOne,
+        width: PositiveInt,
+        downsampling: Factor,
         attention: Attention,
-        attention_heads: int,
-        attention_window: int,
+        attention_heads: PositiveInt,
+        attention_window: PositiveInt,
         checkpoint_activations: bool,
     ) -> None:
         super().__init__()
-        _check(num_layers, dropout, width, attention, attention_heads, attention_window)
+        if attention != "off" and width % (2 * attention_heads):
+            raise ValueError(
+                f"encoder.width={width}: expected a multiple of twice encoder.attention_heads={attention_heads} (rotary positions "
+                "turn pairs), change encoder.width or encoder.attention_heads"
+            )
         self.input_size = input_size
         self.width = width
         self.attention = attention
@@ -109,10 +114,10 @@ class AsrEncoder(Encoder):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Linear layers Xavier uniform, biases zero; recurrent layers and convolutions keep their own start.
+        """Initialise linear layers Xavier uniform with zero biases; recurrent layers and convolutions initialise themselves.
 
-        What ends a residual branch is divided by the square root of the number of branches, so that their sum is of the
-        stream's own size at any depth (Radford et al. 2019, section 2.3).
+        The weights of the last layer of each residual branch are divided by the square root of the number of branches, so
+        the sum of all branches has a similar size at any depth (Radford et al. 2019, section 2.3).
         """
         ends = [block.projection for block in self._blocks]
         ends += [block.attention.output for block in self._blocks if block.attention is not None]
@@ -131,7 +136,7 @@ class AsrEncoder(Encoder):
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x_BTW, lengths_B = self.downsampling(features_BTF, lengths_B)
-        # The sum of all branches keeps full precision under autocast.
+        # Keep the residual stream in full precision under autocast.
         x_BTW = self.dropout(x_BTW.to(features_BTF.dtype))
         plan = None
         if self.attention != "off":
@@ -145,21 +150,24 @@ class AsrEncoder(Encoder):
         return self.norm(x_BTW), lengths_B
 
     def final(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """The state of each utterance's last frame (B, H)."""
+        """Return the state of each utterance's last frame (B, H)."""
         states_BTH, lengths_B = self(features_BTF, lengths_B)
         return frame_at(states_BTH, lengths_B - 1)
 
     def initial_state(self, batch_size: int, like: torch.Tensor) -> AsrState:
-        """Before the first frame, on the device and in the dtype of `like`; ValueError where the encoder looks ahead."""
-        self._refuse_to_stream_with_attention()
+        """Return the state before the first frame, on the device and in the dtype of `like`; ValueError with attention."""
+        self._check_streamable()
         return AsrState(
             self.downsampling.initial_state(batch_size, like),
             [layer.initial_state(batch_size, like) for layer in self.recurrent_layers],
         )
 
     def step(self, features_BF: torch.Tensor, state: AsrState) -> tuple[torch.Tensor | None, AsrState]:
-        """One input frame of streaming: the output (B, H), or None unless the frame is a `downsampling`-th, and the state."""
-        self._refuse_to_stream_with_attention()
+        """Process one input frame of a stream; return the output (B, H) and the next state.
+
+        Only the first frame and every `downsampling`-th frame after it give an output; it is None for the others.
+        """
+        self._check_streamable()
         x_BW, collected = self.downsampling.step(features_BF, state.downsampling)
         if x_BW is None:
             return None, AsrState(collected, state.recurrent)
@@ -171,9 +179,9 @@ class AsrEncoder(Encoder):
         return self.norm(x_BW), AsrState(collected, next_states)
 
     def window_frames(self) -> float | None:
-        """Input frames of the past within the stack's explicit memory, or None where it has no end.
+        """Return how many past input frames the stack's explicit memory covers, or None if it has none or it is unlimited.
 
-        Theta and, with attention in a window, that window, added over the blocks and times the downsampling.
+        This is the sum over the blocks of theta and, with `attention=window`, the window, times the downsampling factor.
         """
         windows = [layer.window_frames() for layer in self.recurrent_layers]
         known = [window for window in windows if window is not None]
@@ -186,27 +194,8 @@ class AsrEncoder(Encoder):
     def _blocks(self) -> list[AsrBlock]:
         return list(self.blocks)  # type: ignore[arg-type]
 
-    def _refuse_to_stream_with_attention(self) -> None:
+    def _check_streamable(self) -> None:
         if self.attention != "off":
             raise ValueError(
                 f"encoder.attention={self.attention} looks ahead and cannot stream: set encoder.attention=off"
             )
-
-
-def _check(num_layers: int, dropout: float, width: int, attention: str, heads: int, window: int) -> None:
-    for key, value in (("num_layers", num_layers), ("width", width), ("attention_heads", heads)):
-        if value < 1:
-            raise ValueError(f"encoder.{key}={value}: expected at least 1, change encoder.{key}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"encoder.dropout={dropout}: expected a number from 0 up to below 1, change encoder.dropout")
-    if attention not in get_args(Attention):
-        raise ValueError(
-            f"encoder.attention={attention}: expected one of {', '.join(get_args(Attention))}, change encoder.attention"
-        )
-    if attention == "window" and window < 1:
-        raise ValueError(f"encoder.attention_window={window}: expected at least 1, change encoder.attention_window")
-    if attention != "off" and width % (2 * heads):
-        raise ValueError(
-            f"encoder.width={width}: expected a multiple of twice encoder.attention_heads={heads} (rotary positions turn "
-            "pairs), change encoder.width or encoder.attention_heads"
-        )

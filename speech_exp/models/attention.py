@@ -1,4 +1,4 @@
-"""Multi-head self-attention over padded batches, over all frames or within a window, with rotary positions.
+"""Multi-head self-attention for padded batches, over all frames or within a window, with rotary positions.
 
 Shape letters: B batch, T frames, W width, N heads, D width of a head (W / N), S frames of a block, K blocks of a batch.
 """
@@ -11,28 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Blocks gather each key three times; measured on one CPU thread with windows of 16 to 64, they pay from about here on.
+# Blocks gather each key three times. On one CPU thread with windows of 16 to 64, they are faster than the full product
+# when a batch is longer than about this many windows.
 BLOCKS_FROM_WINDOWS = 8
 ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.2.2, after Vaswani et al. 2017
 
 
 class AttentionPlan(NamedTuple):
-    """What all layers of a stack need to attend within one padded batch: made once, by `plan_attention`."""
+    """Positions and mask of one padded batch, computed once by `plan_attention` for all layers of a stack."""
 
     cos_TD: torch.Tensor
     sin_TD: torch.Tensor
-    mask: torch.Tensor  # True where a query sees a key: (B, 1, 1 or T, T), or in blocks (K, 1, S, 3S)
-    block_frames: int  # S; 0: all frames in one product
+    mask: torch.Tensor  # True where a query sees a key: (B, 1, 1 or T, T), or (K, 1, S, 3S) with blocks
+    block_frames: int  # S; 0: no blocks, all frames in one product
 
 
 def plan_attention(
     lengths_B: torch.Tensor, frames: int, head_size: int, window: int | None, like: torch.Tensor
 ) -> AttentionPlan:
-    """For `frames` frames of utterances of these lengths, each of which sees `window` frames on each side, or all (None).
+    """Plan attention for a batch padded to `frames`, where a frame sees `window` frames on each side, or all (None).
 
-    No frame sees padding, except that in a window each frame sees itself: one in the padding would otherwise see nothing,
-    and a softmax over nothing is not a number. A narrow window is computed in blocks, linear in the number of frames, in
-    time and memory; a wide one as a band of all pairs of frames.
+    No frame sees padding. With a window, however, each frame sees itself: a frame in the padding would otherwise see
+    nothing, and a softmax over nothing is NaN. A narrow window is computed in blocks, with time and memory linear in the
+    number of frames; a wide window is computed as a band in the matrix of all pairs of frames.
     """
     cos_TD, sin_TD = rotary_tables(frames, head_size, like)
     if window is None:
@@ -45,7 +46,7 @@ def plan_attention(
 
 
 def rotary_tables(frames: int, head_size: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of each position's angles, (T, D), float32 at least: angle t * base^(-2i/D) for the pair i."""
+    """Return cosine and sine of each position's angles, (T, D), at least float32: angle t * base^(-2i/D) for pair i."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     pair_P = torch.arange(0, head_size, 2, device=like.device, dtype=dtype) / head_size
     position_T = torch.arange(frames, device=like.device, dtype=dtype)
@@ -55,10 +56,10 @@ def rotary_tables(frames: int, head_size: int, like: torch.Tensor) -> tuple[torc
 
 
 def rotate(x_BTND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding (RoFormer, Su et al. 2021, eq. 34), pairs made of the two halves of a head.
+    """Apply rotary position embedding (RoFormer, Su et al. 2021, eq. 34); pairs combine the two halves of a head.
 
-    The product of a rotated query and a rotated key depends on the two and on their distance in time, not on where they
-    stand.
+    The product of a rotated query and a rotated key depends on their values and their distance in time, not on their
+    absolute positions.
     """
     first, second = x_BTND.chunk(2, -1)
     turned_BTND = torch.cat([-second, first], -1)
@@ -66,7 +67,10 @@ def rotate(x_BTND: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> 
 
 
 def band_mask(lengths_B: torch.Tensor, frames: int, window: int) -> torch.Tensor:
-    """(B, 1, T, T), True where a query (rows) sees a key: within `window` frames on each side and in the utterance."""
+    """Return a mask (B, 1, T, T), True where a query (row) sees a key: at most `window` frames away, not in the padding.
+
+    Each frame also sees itself, even in the padding.
+    """
     frames_T = torch.arange(frames, device=lengths_B.device)
     distance_TT = (frames_T.unsqueeze(1) - frames_T).abs()
     seen_BT = frames_T < lengths_B.unsqueeze(1)
@@ -74,9 +78,9 @@ def band_mask(lengths_B: torch.Tensor, frames: int, window: int) -> torch.Tensor
 
 
 def _block_mask(lengths_B: torch.Tensor, frames: int, window: int) -> torch.Tensor:
-    """`band_mask` for each block of `window` queries and its keys, which are the blocks before, itself and behind."""
+    """Return `band_mask` in blocks: for `window` queries and the keys of the previous, the same and the next block."""
     device = lengths_B.device
-    query_S = torch.arange(window, device=device) + window  # among the keys of its block
+    query_S = torch.arange(window, device=device) + window  # position among the keys of its block
     key_X = torch.arange(3 * window, device=device)
     distance_SX = (query_S.unsqueeze(1) - key_X).abs()
     starts_J = torch.arange(0, frames, window, device=device) - window  # first key of each block of an utterance
@@ -87,9 +91,10 @@ def _block_mask(lengths_B: torch.Tensor, frames: int, window: int) -> torch.Tens
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k' / sqrt(D)) v of each head, side by side, and a linear layer (Vaswani et al. 2017, eq. 1, sec. 3.2.2).
+    """Multi-head self-attention: softmax(q k' / sqrt(D)) v of each head, concatenated, then a linear layer.
 
-    Attention weights are not dropped out; the residual branch around this layer is.
+    See Vaswani et al. 2017, eq. 1 and sec. 3.2.2. Dropout applies to the residual branch around this layer, not to the
+    attention weights.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -99,7 +104,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, inputs_BTW: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-        """(B, T, W); padding must be finite, its outputs are unspecified."""
+        """Return outputs (B, T, W); inputs in the padding must be finite, outputs there are unspecified."""
         heads_BTXD = self.query_key_value(inputs_BTW).unflatten(-1, (3 * self.heads, -1))
         turned_BTXD, v_BTND = heads_BTXD.split([2 * self.heads, self.heads], 2)
         q_BTND, k_BTND = rotate(turned_BTXD, plan.cos_TD, plan.sin_TD).chunk(2, 2)
@@ -115,12 +120,12 @@ class SelfAttention(nn.Module):
 
 
 def _blocks(x_BTND: torch.Tensor, block_frames: int) -> torch.Tensor:
-    """Frames in blocks, the last filled with zeros: (B, blocks, S, N, D)."""
+    """Split frames into blocks, the last one padded with zeros: (B, blocks, S, N, D)."""
     filled_BTND = F.pad(x_BTND, (0, 0, 0, 0, 0, -x_BTND.shape[1] % block_frames))
     return filled_BTND.unflatten(1, (-1, block_frames))
 
 
 def _surroundings(x_BTND: torch.Tensor, block_frames: int) -> torch.Tensor:
-    """Each block with the one before and the one behind it: (K, 3S, N, D)."""
+    """Return each block joined with the previous and the next block: (K, 3S, N, D)."""
     blocks_BJSND = F.pad(_blocks(x_BTND, block_frames), (0, 0, 0, 0, 0, 0, 1, 1))
     return torch.cat([blocks_BJSND[:, :-2], blocks_BJSND[:, 1:-1], blocks_BJSND[:, 2:]], 2).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Fewer frames before the costly layers: causal convolutions of stride 2.
+"""Downsampling in time before the expensive layers, with causal convolutions of stride 2.
 
 Shape letters: B batch, T frames, F features, W width.
 """
@@ -6,6 +6,7 @@ Shape letters: B batch, T frames, F features, W width.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,26 +14,22 @@ from torch import nn
 
 KERNEL = 3  # frames of a convolution
 STRIDE = 2
-FACTORS = {2: 1, 4: 2}  # downsampling -> convolutions
+Factor = Literal[2, 4]
+FACTORS: dict[Factor, int] = {2: 1, 4: 2}  # downsampling -> convolutions
 
-ConvolutionState = tuple[torch.Tensor, int]  # the KERNEL - 1 frames before (B, C, 2), and how many frames came
+ConvolutionState = tuple[torch.Tensor, int]  # the previous KERNEL - 1 frames (B, C, 2), and the number of frames so far
 
 
 class Downsampling(nn.Module):
-    """One or two convolutions over time (kernel 3, stride 2, ReLU) and a linear layer to `width`.
+    """A stack of one or two convolutions over time (kernel 3, stride 2, ReLU) and a linear layer to `width`.
 
-    Every convolution is causal: its output j comes from its inputs 2j-2, 2j-1 and 2j (zeros before the first). So padding
-    behind an utterance cannot reach it, the n-th output is there as soon as input frame `factor * n` is, and T frames
-    give ceil(T / factor), streamed or not. The price: what follows the last such frame, at most `factor - 1` frames, is
-    not heard.
+    Every convolution is causal: output j depends on inputs 2j-2, 2j-1 and 2j (zeros before the first). Padding therefore
+    never affects an utterance, output n is available as soon as input frame `factor * n` is (both counted from 0), and T
+    frames give ceil(T / factor) outputs, streamed or not. The drawback: up to `factor - 1` frames at the end are ignored.
     """
 
-    def __init__(self, input_size: int, width: int, factor: int) -> None:
+    def __init__(self, input_size: int, width: int, factor: Factor) -> None:
         super().__init__()
-        if factor not in FACTORS:
-            raise ValueError(
-                f"encoder.downsampling={factor}: expected one of {', '.join(map(str, FACTORS))}, change encoder.downsampling"
-            )
         self.factor = factor
         sizes = [input_size, *[width] * FACTORS[factor]]
         self.convolutions = nn.ModuleList(
@@ -44,9 +41,9 @@ class Downsampling(nn.Module):
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, ceil(T / factor), W), finite in the padding too, and the lengths of that."""
+        """Return outputs (B, ceil(T / factor), W), finite in the padding too, and their lengths (B,)."""
         padding_BT = torch.arange(features_BTF.shape[1], device=lengths_B.device) >= lengths_B.unsqueeze(1)
-        # Not for the convolutions: attention needs finite numbers everywhere, whatever a batch holds in its padding.
+        # The convolutions do not need this mask, but attention needs finite numbers even where a batch is padded.
         x_BCT = features_BTF.masked_fill(padding_BT.unsqueeze(2), 0.0).transpose(1, 2)
         for convolution in self.convolutions:
             x_BCT = convolution(F.pad(x_BCT, (KERNEL - 1, 0))).relu()
@@ -60,7 +57,7 @@ class Downsampling(nn.Module):
     def step(
         self, features_BF: torch.Tensor, states: list[ConvolutionState]
     ) -> tuple[torch.Tensor | None, list[ConvolutionState]]:
-        """One frame of streaming: every `factor`-th, from the first on, gives an output (B, W)."""
+        """Process one frame of a stream; the first and every `factor`-th frame after it give an output (B, W), others None."""
         output_BC: torch.Tensor | None = features_BF
         next_states = []
         for convolution, (before_BCK, frames) in zip(self.convolutions, states, strict=True):

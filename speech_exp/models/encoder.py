@@ -1,4 +1,4 @@
-"""Encoders: the stack between features and objective.
+"""Encoders: the stack of layers between features and objective.
 
 Shape letters: B batch, T frames, F features, H output of the last layer.
 """
@@ -7,25 +7,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from speech_exp.bounds import AtLeast, NonNegativeInt, Odd, PositiveInt, ProportionBelowOne
 from speech_exp.models.layer import Bidirectional, RecurrentLayer, State
 
 Cell = Callable[[int], RecurrentLayer]  # input size -> one layer of one direction
 
 
 class ConvolutionFront(nn.Module):
-    """A convolution over `width` neighbouring frames, batch normalisation over the valid frames, ReLU."""
+    """A convolution over `width` neighbouring frames, with batch normalisation over the valid frames and ReLU."""
 
     def __init__(self, input_size: int, channels: int, width: int) -> None:
         super().__init__()
-        if width % 2 == 0:
-            raise ValueError(
-                f"encoder.front_width={width}: expected an odd number of frames, change encoder.front_width"
-            )
         self.convolution = nn.Conv1d(input_size, channels, width, padding=width // 2, bias=False)
         self.normalization = nn.BatchNorm1d(channels)
 
@@ -38,11 +35,11 @@ class ConvolutionFront(nn.Module):
 
 
 class Encoder(nn.Module, ABC):
-    """Features (B, T, F) to states (B, T', H) and their lengths; T' may be fewer frames."""
+    """A module that maps features (B, T, F) to states (B, T', H) and their lengths; T' may be less than T."""
 
     input_size: int
-    front: ConvolutionFront | None  # no default here: a class attribute would hide the submodule of its name
-    frames_per_state: int = 1  # input frames that one state stands for
+    front: ConvolutionFront | None  # no default: a class attribute would hide the submodule with the same name
+    frames_per_state: int = 1  # input frames per state, the downsampling factor
 
     @property
     @abstractmethod
@@ -54,29 +51,30 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States behind an utterance's length are unspecified; states within it never depend on the padding."""
+        """Return states and their lengths; states in the padding are unspecified, the others never depend on the padding."""
 
     @abstractmethod
     def final(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """State of each utterance's last frame (B, H)."""
+        """Return the state of each utterance's last frame (B, H)."""
 
     @abstractmethod
     def initial_state(self, batch_size: int, like: torch.Tensor) -> Any:
-        """State of streaming before the first frame; ValueError where the encoder looks ahead."""
+        """Return the streaming state before the first frame; ValueError if the encoder looks ahead."""
 
     @abstractmethod
     def step(self, features_BF: torch.Tensor, state: Any) -> tuple[Any, Any]:
-        """One input frame of streaming: output (B, H) and next state."""
+        """Process one input frame of a stream; return the output (B, H) and the next state."""
 
     @abstractmethod
     def window_frames(self) -> float | None:
-        """Input frames within the explicit memory of the stack, or None where it has none or no end."""
+        """Return how many input frames the stack's explicit memory covers, or None if it has none or it is unlimited."""
 
 
 class CompactEncoder(Encoder):
-    """Recurrent layers one after the other, dropout between them: the encoder of devices with a few kilobytes.
+    """A stack of recurrent layers with dropout between them, for devices with a few kilobytes of memory.
 
-    With `front_channels` above 0 a `ConvolutionFront` stands before them. `encoder(features_BTF, lengths_B) -> (states_BTH, lengths_B)`; states behind an utterance's length are unspecified.
+    With `front_channels` above 0, a `ConvolutionFront` comes first. `encoder(features_BTF, lengths_B)` returns
+    (states_BTH, lengths_B).
     """
 
     def __init__(
@@ -84,14 +82,12 @@ class CompactEncoder(Encoder):
         input_size: int,
         cell: Cell,
         bidirectional: bool,
-        num_layers: int,
-        dropout: float,
-        front_channels: int = 0,
-        front_width: int = 5,
+        num_layers: PositiveInt,
+        dropout: ProportionBelowOne,
+        front_channels: NonNegativeInt = 0,
+        front_width: Annotated[int, Odd(), AtLeast(1)] = 5,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"encoder.num_layers={num_layers}: expected at least 1, change encoder.num_layers")
         self.input_size = input_size
         self.front = ConvolutionFront(input_size, front_channels, front_width) if front_channels else None
         layers: list[RecurrentLayer] = []
@@ -114,7 +110,7 @@ class CompactEncoder(Encoder):
         return self.layers[-1](states_BTH, lengths_B), lengths_B
 
     def final(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """The last layer's output at each utterance's last frame (B, H), cheaper than all of them where the layer can."""
+        """Return the last layer's output at each utterance's last frame (B, H); for some layers faster than `forward`."""
         return self.recurrent_layers[-1].final(self._below_last(features_BTF, lengths_B), lengths_B)
 
     def initial_state(self, batch_size: int, like: torch.Tensor) -> list[State]:
@@ -123,7 +119,7 @@ class CompactEncoder(Encoder):
         return [layer.initial_state(batch_size, like) for layer in self.recurrent_layers]
 
     def step(self, features_BF: torch.Tensor, states: list[State]) -> tuple[torch.Tensor, list[State]]:
-        """One frame of streaming: output (B, H) and the next state of each layer."""
+        """Process one frame of a stream; return the output (B, H) and the next state of each layer."""
         output_BH, next_states = features_BF, []
         for number, (layer, state) in enumerate(zip(self.recurrent_layers, states, strict=True)):
             output_BH, next_state = layer.step(output_BH if number == 0 else self.dropout(output_BH), state)
@@ -131,7 +127,7 @@ class CompactEncoder(Encoder):
         return output_BH, next_states
 
     def window_frames(self) -> float | None:
-        """Frames within the explicit memory of the stack (LMU's theta, added over layers), or None where it has none."""
+        """Return the frames covered by the stack's explicit memory (LMU's theta, summed over layers), or None without one."""
         windows = [layer.window_frames() for layer in self.recurrent_layers]
         known = [window for window in windows if window is not None]
         return sum(known) if known else None

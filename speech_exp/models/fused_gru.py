@@ -1,13 +1,13 @@
-"""A GRU over whole sequences for training on CPUs, several directions in one product a step.
+"""A fast GRU over whole sequences for training on CPUs, with one product per step for several directions.
 
-torch's CPU kernel records every gate operation of every frame for autograd. Here the backward pass is written out
-(back-propagation through time of the equations of `torch.nn.GRU`, Cho et al. 2014 in the cuDNN form, where the reset gate
-acts after the recurrent product), so a frame costs five operations forwards and three backwards, and all that does not
-depend on the frame before is one operation over all frames. It gives torch's results within rounding.
+torch's CPU kernel records every gate operation of every frame for autograd. Here the backward pass is written by hand:
+back-propagation through time of the equations of `torch.nn.GRU` (Cho et al. 2014 in the cuDNN form, where the reset gate
+acts after the recurrent product). A frame takes five operations forwards and three backwards, and everything that does not
+depend on the previous frame is one operation over all frames. Results equal torch's up to rounding.
 
-Shape letters: K directions, T frames, B batch, N = T B, D input, H hidden. Gates stand as q, r, z, n in one tensor of 4H
-columns: the recurrent product goes into the first three (q is its share of the candidate n), the input product into the
-last three, each in torch's own order or one rotation of it.
+Shape letters: K directions, T frames, B batch, N = T B, D input, H hidden, G gate columns. The gates q, r, z, n are stored in this
+order in one tensor of 4H columns. The recurrent product is added to the first three (q is its part of the candidate n), the
+input product to the last three, each in torch's order or rotated by one gate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 
 def fused_gru(layers: Sequence[nn.GRU], inputs_KBTD: torch.Tensor) -> torch.Tensor:
-    """States (K, B, T, H) of K one-layer GRUs, each over its own input, from a zero state."""
+    """Return the states (K, B, T, H) of K one-layer GRUs, each on its input, starting from a zero state."""
     hidden = layers[0].hidden_size
     weights_ih, weights_hh, biases_ih, biases_hh = zip(*(layer.all_weights[0] for layer in layers), strict=True)
     bias_ih_KG, bias_hh_KG = torch.stack(biases_ih), torch.stack(biases_hh).roll(hidden, dims=1)
@@ -35,7 +35,7 @@ def fused_gru(layers: Sequence[nn.GRU], inputs_KBTD: torch.Tensor) -> torch.Tens
 
 
 class _FusedGRU(torch.autograd.Function):
-    """q = h U_q + b_q; r, z = sigma(x W + h U + b); n = tanh(x W_n + b_n + r q); h' = n + z (h - n)."""
+    """The GRU: q = h U_q + b_q; r, z = sigma(x W + h U + b); n = tanh(x W_n + b_n + r q); h' = n + z (h - n)."""
 
     @staticmethod
     def forward(
@@ -72,7 +72,7 @@ class _FusedGRU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Each gate's gradient is a multiple of the state's: the multiples need no recursion, the state's do."""
+        """Compute the gradients: each gate's is a factor times the state's, and only the state's needs the recursion."""
         inputs_KTBD, weights_KDG, recurrent_KHG, gates_KTBG, states_KTBH = ctx.saved_tensors
         hidden = recurrent_KHG.shape[1]
         q, r, z, n = gates_KTBG.split(hidden, dim=-1)

@@ -1,46 +1,56 @@
-"""The Legendre memory unit, in its parallel and its original form.
+"""The Legendre memory unit (LMU), in its parallel and its original form.
 
 Shape letters: B batch, T frames, D layer input, C memory channels, M memory order, H hidden, Z = H + C * M.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speech_exp.bounds import PositiveFloat, PositiveInt
 from speech_exp.models.layer import RecurrentLayer, State, frame_at
-from speech_exp.models.linear_memory import LinearMemory
+from speech_exp.models.linear_memory import Algorithm, LinearMemory
 
 
 def linear(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+Activation = Literal["linear", "relu", "tanh"]
+ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": linear,
     "relu": torch.relu,
     "tanh": torch.tanh,
 }
 
+# Proportions of a layer without given channels and order: they had the best validation results at budgets of 2 to 36 kB
+# (benchmarks/RESULTS.md).
+HIDDEN_PER_CHANNEL = 3
+FRAMES_PER_POLYNOMIAL = 4
+
 
 class LMU(RecurrentLayer):
-    """A layer whose memory keeps the last `theta` frames of `memory_channels` learned signals, `order` numbers each.
+    """A layer that remembers the last `theta` frames of `memory_channels` learned signals, with `order` numbers for each.
 
-    Parallel form (Chilkuri & Eliasmith 2021), whose only recurrence is linear, so all frames are computed
-    at once:
+    Parallel form (Chilkuri & Eliasmith 2021): its only recurrence is linear, so all frames are computed at once.
         u_t = f(U x_t + b_u),  m_t = A m_{t-1} + B u_t (each channel),  h_t = g(W_m m_t + W_x x_t + b_h).
-    Original form (`feedback`; Voelker, Kajic, Eliasmith 2019), frame by frame and without biases:
+    Original form (`feedback`; Voelker, Kajic, Eliasmith 2019): computed frame by frame, without biases.
         u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1},  m_t = A m_{t-1} + B u_t,  h_t = g(W_x x_t + W_h h_{t-1} + W_m m_t).
 
-    With D inputs, H hidden, M order and c channels the parallel form has c(D+1) + H(cM+D+1) parameters, the original
-    one (c+H)(D+H+cM); A and B add M² + M numbers.
+    With D inputs, H hidden, order M and c channels, the parallel form has c(D+1) + H(cM+D+1) parameters and the original
+    form (c+H)(D+H+cM); A and B add M² + M numbers.
 
-    `theta` is in frames at this layer's input; `input_activation` is f, which the original form does not have and passes over;
-    `activation` is g.
+    If `memory_channels` is None, there is one channel for every HIDDEN_PER_CHANNEL of the hidden size. If `order` is None,
+    there is one polynomial for every FRAMES_PER_POLYNOMIAL frames of theta, but at most the hidden size, so A never
+    dominates. The hidden size then determines the size of the layer, and its proportions stay the same.
+
+    `theta` is in frames at this layer's input; `input_activation` is f, which the original form ignores; `activation` is g.
     """
 
     name: ClassVar[str] = "lmu"
@@ -48,25 +58,21 @@ class LMU(RecurrentLayer):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
-        order: int,
-        theta: float,
-        memory_channels: int = 1,
+        hidden_size: PositiveInt,
+        order: PositiveInt | None,
+        theta: PositiveFloat,
+        memory_channels: PositiveInt | None = 1,
         feedback: bool = False,
-        algorithm: str = "auto",
-        input_activation: str = "linear",
-        activation: str = "tanh",
+        algorithm: Algorithm = "auto",
+        input_activation: Activation = "linear",
+        activation: Activation = "tanh",
     ) -> None:
         super().__init__(input_size, hidden_size)
-        if memory_channels < 1:
-            raise ValueError(
-                f"the LMU was given {memory_channels} memory channels, needs at least 1: change model.memory_channels"
-            )
-        for key, value in (("input_activation", input_activation), ("activation", activation)):
-            if value not in ACTIVATIONS:
-                raise ValueError(
-                    f"unknown {key} {value!r}, expected one of {', '.join(ACTIVATIONS)}: change model.{key}"
-                )
+        self._by_rule = (memory_channels is None, order is None)
+        if memory_channels is None:
+            memory_channels = math.ceil(hidden_size / HIDDEN_PER_CHANNEL)
+        if order is None:
+            order = min(hidden_size, math.ceil(theta / FRAMES_PER_POLYNOMIAL))
         self.memory_channels = memory_channels
         self.feedback = feedback
         self.input_activation = ACTIVATIONS[input_activation]
@@ -83,9 +89,9 @@ class LMU(RecurrentLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """After Voelker et al. 2019: encoders LeCun uniform, e_m zero, kernels Xavier normal; biases zero.
+        """Initialise as in Voelker et al. 2019: encoders LeCun uniform, e_m zero, kernels Xavier normal, biases zero.
 
-        The Legendre memory scales itself: its numbers stay of the order of its signal's, so no further gain is needed.
+        The numbers of the Legendre memory stay in the range of its signal, so no further gain is needed.
         """
         for module in self.children():
             if isinstance(module, nn.Linear):
@@ -111,7 +117,7 @@ class LMU(RecurrentLayer):
         return self.activation(self.hidden_from_memory(memory_BCM.flatten(1)) + self.hidden_from_input(last_BD))
 
     def initial_state(self, batch_size: int, like: torch.Tensor) -> State:
-        """The memory (B, C, M), after the previous output (B, H) in the form with feedback; all zero."""
+        """Return a zero state: the memory (B, C, M); with feedback the previous output (B, H) comes first."""
         memory_BCM = like.new_zeros(batch_size, self.memory_channels, self.memory.order)
         return (like.new_zeros(batch_size, self.hidden_size), memory_BCM) if self.feedback else (memory_BCM,)
 
@@ -131,24 +137,33 @@ class LMU(RecurrentLayer):
         output_BH = self.activation(hidden_BH + self.hidden_from_memory(memory_BCM.flatten(1)))
         return output_BH, (output_BH, memory_BCM) if self.feedback else (memory_BCM,)
 
+    def sizes(self) -> dict[str, int]:
+        return {**super().sizes(), "memory_channels": self.memory_channels, "order": self.memory.order}
+
+    def sizes_text(self) -> str:
+        channels_follow, order_follows = self._by_rule
+        channels = f" (one for every {HIDDEN_PER_CHANNEL} of it)" if channels_follow else ""
+        bound = f", at most {self.hidden_size}" if self.memory.order == self.hidden_size else ""
+        order = f" (one for every {FRAMES_PER_POLYNOMIAL} frames of theta{bound})" if order_follows else ""
+        return f"{super().sizes_text()}, {self.memory_channels} memory channels{channels}, order {self.memory.order}{order}"
+
     def window_frames(self) -> float:
         return self.memory.theta
 
     def _signal(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """What the parallel form remembers, (B, T, C); zero in the padding, which block products would mix in."""
+        """Return the signals that the parallel form remembers, (B, T, C): zero in the padding, which products may include."""
         signal_BTC = self.input_activation(self.signal_from_input(inputs_BTD))
         frames_T = torch.arange(inputs_BTD.shape[1], device=inputs_BTD.device)
         return signal_BTC.masked_fill((frames_T >= lengths_B.unsqueeze(1)).unsqueeze(2), 0.0)
 
     @torch.compiler.disable  # the compiler would unroll the frames
     def _forward_feedback(self, inputs_BTD: torch.Tensor) -> torch.Tensor:
-        """The original form as one product a frame.
+        """Compute the original form with one matrix product per frame.
 
-        With z = [h, m], both equations substituted into each other read z_t = [g, 1](R z_{t-1} + d_t), where the
-        drive d of all frames and the matrix R = [[W_h + W_m B e_h, W_m (A + B e_m)], [B e_h, A + B e_m]] are computed
-        once.
+        With z = [h, m], inserting the equations into each other gives z_t = [g, 1](R z_{t-1} + d_t). The drive d of all
+        frames and the matrix R = [[W_h + W_m B e_h, W_m (A + B e_m)], [B e_h, A + B e_m]] are computed once.
         """
-        dtype = torch.promote_types(inputs_BTD.dtype, torch.float32)  # a loop over frames adds rounding up
+        dtype = torch.promote_types(inputs_BTD.dtype, torch.float32)  # rounding errors accumulate over frames
         with torch.autocast(inputs_BTD.device.type, enabled=False):
             encode_MC = torch.block_diag(
                 *[self.memory.tables.input_vector(inputs_BTD, dtype).unsqueeze(1)] * self.memory_channels

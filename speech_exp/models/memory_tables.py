@@ -1,4 +1,4 @@
-"""The Legendre state space, and the products of its matrices that the memory's algorithms multiply by.
+"""The Legendre state space, and tables of its matrix products for the memory's algorithms.
 
 Shape letters: M memory order, J taps of the impulse response, L frames of a chunk, W rows of a chunk table (L + M), N
 FFT points.
@@ -6,7 +6,6 @@ FFT points.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -14,31 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
-# Numbers below this are stored as zero. Powers of A decay into denormals, which slow a CPU product tenfold; their
-# products with signals of order one lie 11 decimal orders below the rounding of float32.
+# Numbers below this are stored as zero. Powers of A decay to denormals, which make a CPU product ten times slower; their
+# products with signals of order one are 11 orders of magnitude below the rounding of float32.
 FLUSH_BELOW = 1e-18
 LONGEST_RESPONSE = 2**16  # frames; at order 192 a window of a minute at 100 frames a second needs 11,000
-UNBOUNDED = 1e100  # a power of A that large only grows on; float64 still holds its square
-CACHED_SPECTRA = 8  # a bucketed epoch meets few FFT sizes; an endless stream of lengths must not fill the memory
+UNBOUNDED = 1e100  # a power of A this large keeps growing; its square still fits in float64
+CACHED_SPECTRA = 8  # a bucketed epoch has few FFT sizes; the limit keeps varying lengths from filling the memory
 
 
 def legendre_state_space(order: int, theta_frames: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (M, M) and B (M) of m_t = A m_{t-1} + B u_t, float64: the last `theta_frames` of u in M Legendre polynomials.
+    """Return A (M, M) and B (M), float64, of m_t = A m_{t-1} + B u_t: `theta_frames` of u in M Legendre polynomials.
 
     Voelker, Kajic, Eliasmith (2019), eqs. 1-2, discretised by zero-order hold with a step of one frame:
     exp([[A, B], [0, 0]]) = [[A_d, B_d], [0, 1]].
     """
-    if order < 1:
-        raise ValueError(f"the memory order is {order}, but must be at least 1: change model.order")
-    if not (theta_frames > 0 and math.isfinite(theta_frames)):
-        raise ValueError(f"the memory window is {theta_frames} frames, but must be positive: change model.theta")
-    i = torch.arange(order, dtype=torch.float64)
+    i = torch.arange(order, dtype=torch.float64, device="cpu")  # computed even if the network is built on "meta"
     row, column = i.unsqueeze(1), i.unsqueeze(0)
     sign = torch.where(row < column, -1.0, 1.0 - 2.0 * ((row - column + 1) % 2))
-    # The exponential is taken in the basis of normalised polynomials sqrt(2i+1) P_i, where A has a norm small and even
-    # (and |A_d| <= 1), and turned back: fewer squarings, less rounding.
+    # The exponential is computed in the basis of normalised polynomials sqrt(2i+1) P_i and converted back. A is balanced
+    # there with a small norm (and |A_d| <= 1), which needs fewer squarings and causes less rounding.
     norm = (2 * i + 1).sqrt()
-    generator = torch.zeros(order + 1, order + 1, dtype=torch.float64)
+    generator = torch.zeros(order + 1, order + 1, dtype=torch.float64, device="cpu")
     generator[:order, :order] = norm.unsqueeze(1) * norm.unsqueeze(0) * sign / theta_frames
     generator[:order, order] = norm * (1 - 2 * (i % 2)) / theta_frames
     exponential = torch.linalg.matrix_exp(generator)
@@ -46,9 +41,10 @@ def legendre_state_space(order: int, theta_frames: float) -> tuple[torch.Tensor,
 
 
 class MemoryTables:
-    """Impulse responses and powers of one pair A, B: computed in float64 on first need, kept in each dtype and device.
+    """A cache of impulse responses and powers of one pair A, B, computed in float64 when first needed.
 
-    Immutable but for its caches, so copies of a module share one object; a pickle carries A and B only.
+    Results are kept for each dtype and device. A and B never change, so copies of a module share one object; a pickle
+    contains only A and B.
     """
 
     def __init__(self, A_MM: torch.Tensor, B_M: torch.Tensor) -> None:
@@ -71,7 +67,7 @@ class MemoryTables:
         return len(self.B_M)
 
     def power(self, exponent: int) -> torch.Tensor:
-        """A^exponent (M, M), float64 on the CPU."""
+        """Return A^exponent (M, M), float64 on the CPU."""
         if exponent not in self._powers:
             half = self.power(exponent // 2)
             square = half @ half
@@ -80,11 +76,11 @@ class MemoryTables:
 
     @torch.compiler.disable
     def taps(self, frames: int, dtype: torch.dtype) -> int:
-        """How many taps of the impulse response matter to `frames` frames of signal in `dtype`; at most `frames`.
+        """Return how many taps of the impulse response matter for a signal of `frames` in `dtype`; at most `frames`.
 
-        The response dies out soon after theta frames (at order 192 it takes 1.8 theta to fall to 1e-8). Taps are left
-        out where all later ones together weigh less than an eighth of the dtype's rounding, each state measured in
-        units of its own polynomial's norm.
+        The response decays soon after theta frames (at order 192 it falls to 1e-8 after 1.8 theta). The end of the response
+        is cut where it weighs less than an eighth of the dtype's rounding, with each state scaled by the norm of its
+        polynomial.
         """
         key = (frames, dtype)
         if key not in self._taps:
@@ -97,17 +93,17 @@ class MemoryTables:
 
     @torch.compiler.disable
     def response(self, taps: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A^j B for j = taps-1 down to 0, (J, M): what a window of the signal is multiplied by, oldest frame first."""
+        """Return A^j B for j = taps-1 down to 0, (J, M), the factor for a window of the signal with the oldest frame first."""
         length = len(self._response(taps))
         return self._get("response", length, like, dtype)[length - taps :]
 
     def whole_response(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`response` with all taps that matter to a signal of any length."""
+        """Return the `response` with all taps that matter for a signal of any length."""
         return self._get("whole_response", 0, like, dtype)
 
     @torch.compiler.disable
     def matrix(self, exponent: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The transpose of A^exponent, (M, M), by which rows of states are multiplied."""
+        """Return the transpose of A^exponent, (M, M), to multiply rows of states by."""
         return self._get("matrix", exponent, like, dtype)
 
     @torch.compiler.disable
@@ -115,12 +111,12 @@ class MemoryTables:
         return self._get("input_vector", 0, like, dtype)
 
     def chunk(self, length: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """From a chunk's L inputs and the state before it to its L states: (W, L, M), the state's rows last."""
+        """Return the table (W, L, M) that maps a chunk's L inputs and, in the last rows, the state before it to L states."""
         return self._get("chunk", length, like, dtype)
 
     @torch.compiler.disable
     def spectrum(self, points: int, frames: int, like: torch.Tensor) -> torch.Tensor:
-        """Fourier transform of the first `frames` taps, zero-padded to `points`: (N // 2 + 1, M), complex."""
+        """Return the Fourier transform of the first `frames` taps, zero-padded to `points`: (N // 2 + 1, M), complex."""
         dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
         key = (points, frames, dtype, like.device)
         if key not in self._spectra:
@@ -141,7 +137,7 @@ class MemoryTables:
     def _chunk(self, length: int) -> torch.Tensor:
         response_JM = self._response(length)
         table_WLM = torch.zeros(length + self.order, length, self.order, dtype=torch.float64)
-        for frame in range(length):  # input `frame` reaches the states from `frame` on
+        for frame in range(length):  # input `frame` affects the states from `frame` on
             table_WLM[frame, frame:] = response_JM[: length - frame]
         powers = [self.A_MM]
         for _ in range(length - 1):
@@ -164,17 +160,17 @@ class MemoryTables:
         self._keep(kind, size, like.device, dtype)
         return self._kept[kind][size, like.device, dtype]
 
-    # Called while a graph is traced too, which then finds the table and takes it as an input. A dictionary for each kind,
-    # because the tracer knows a dictionary by what it held when it was first seen.
+    # This is also called while a graph is traced, so the tracer finds the table and uses it as an input. Each kind has a
+    # separate dictionary because the tracer remembers the content of a dictionary from when it first saw it.
     @torch.compiler.assume_constant_result
     def _keep(self, kind: str, size: int, device: torch.device, dtype: torch.dtype) -> None:
         key = (size, device, dtype)
         if key not in self._kept[kind]:
-            # A table born in inference mode could not serve a later training step.
+            # A table created in inference mode could not be used in a later training step.
             with torch.inference_mode(False), torch.no_grad():
                 table = _MAKERS[kind](self, size, dtype)
                 table = table.masked_fill(table.abs() < FLUSH_BELOW, 0.0)
-                # Of a parameter, unlike any other tensor, the compiler takes the shape as fixed.
+                # The compiler treats the shape of a parameter as fixed, unlike that of other tensors.
                 self._kept[kind][key] = nn.Parameter(table.to(device, dtype).contiguous(), requires_grad=False)
 
 

@@ -1,6 +1,6 @@
-"""GRU and LSTM layers on torch's own modules, whose parameter layout they keep.
+"""GRU and LSTM layers based on torch's modules, with the same parameter layout.
 
-Both are causal, so padding behind an utterance never reaches its valid frames and no packed sequence is needed.
+Both are causal, so padding never affects the valid frames of an utterance and packed sequences are not needed.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from speech_exp.bounds import PositiveInt
 from speech_exp.models.fused_gru import fused_gru
 from speech_exp.models.layer import RecurrentLayer, State, frame_at
 
+# On CPUs without bfloat16 support oneDNN's LSTM fails in bfloat16, but torch's kernel works.
+_ONEDNN_HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
 
 class GRU(RecurrentLayer):
-    """`torch.nn.GRU` of one layer and direction: 3H(D + H + 2) parameters."""
+    """A `torch.nn.GRU` with one layer and one direction: 3H(D + H + 2) parameters."""
 
     name: ClassVar[str] = "gru"
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: PositiveInt) -> None:
         super().__init__(input_size, hidden_size)
         self.cell = nn.GRU(input_size, hidden_size, batch_first=True)
 
@@ -59,7 +63,7 @@ class GRU(RecurrentLayer):
         return hidden_BH, (hidden_BH,)
 
     def _trains_on_cpu(self, inputs_BTD: torch.Tensor) -> bool:
-        """Where the fused form is the faster one; on a GPU cuDNN's is, and inference has no backward pass to save."""
+        """Return whether the fused form is faster: its gain is in the backward pass, and on a GPU cuDNN is faster."""
         return (
             inputs_BTD.device.type == "cpu"
             and torch.is_grad_enabled()
@@ -70,15 +74,18 @@ class GRU(RecurrentLayer):
 
 
 class LSTM(RecurrentLayer):
-    """`torch.nn.LSTM` of one layer and direction: 4H(D + H + 2) parameters."""
+    """A `torch.nn.LSTM` with one layer and one direction: 4H(D + H + 2) parameters."""
 
     name: ClassVar[str] = "lstm"
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: PositiveInt) -> None:
         super().__init__(input_size, hidden_size)
         self.cell = nn.LSTM(input_size, hidden_size, batch_first=True)
 
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        if inputs_BTD.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _ONEDNN_HAS_BF16:
+            with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
+                return self.cell(inputs_BTD)[0]
         return self.cell(inputs_BTD)[0]
 
     def initial_state(self, batch_size: int, like: torch.Tensor) -> State:

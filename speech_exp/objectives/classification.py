@@ -1,4 +1,4 @@
-"""One label for each utterance: pooling over time, a linear layer, cross-entropy.
+"""Classification with one label per utterance: pooling over time, a linear layer, cross-entropy.
 
 Shape letters: B batch, T frames, F features, H encoder output, V classes.
 """
@@ -13,17 +13,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from speech_exp.data.batches import Batch
+from speech_exp.bounds import ProportionBelowOne
+from speech_exp.features.batch import Batch
 from speech_exp.models.encoder import Encoder
 from speech_exp.models.layer import State
 from speech_exp.objectives.objective import Evaluation, Network, Objective, full_precision
+from speech_exp.objectives.prediction import ClassPrediction
 
 Pooling = Literal["last", "mean", "attention"]
 
 
 @dataclass(frozen=True)
 class ClassEvaluation(Evaluation):
-    """Metrics accuracy, f1_macro and loss; a prediction's score is its probability."""
+    """Metrics are accuracy, f1_macro and loss; the score of a prediction is its probability."""
 
     per_class: dict[str, dict[str, float]]  # class -> precision, recall, f1, support
     confusion_VV: list[list[int]]  # rows reference, columns prediction
@@ -33,10 +35,10 @@ class ClassEvaluation(Evaluation):
 
 
 class ClassificationNetwork(Network):
-    """Encoder, pooling over time, dropout, linear layer: logits (B, V).
+    """Encoder, pooling over time, dropout and a linear layer that gives logits (B, V).
 
-    Pooling takes the `last` frame, the `mean` of the valid frames, or their mean weighted by a softmax of a learned score
-    of each (`attention`; Lin et al. 2017 with one head).
+    Pooling takes the `last` frame, the `mean` of the valid frames, or their mean weighted by the softmax of a learned score
+    per frame (`attention`; Lin et al. 2017 with one head).
     """
 
     def __init__(self, encoder: Encoder, num_classes: int, pooling: Pooling, dropout: float) -> None:
@@ -61,7 +63,7 @@ class ClassificationNetwork(Network):
         return self.output(self.dropout(pooled_BH))
 
     def stream(self, frames_TBF: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Logits (B, V) of frames (B, F) given one at a time, holding nothing but the recurrent state."""
+        """Return logits (B, V) from frames (B, F) given one at a time, keeping only the recurrent state and a running mean."""
         states: list[State] = []
         for features_BF in frames_TBF:
             if not states:
@@ -69,7 +71,7 @@ class ClassificationNetwork(Network):
                 pooled_BH = features_BF.new_zeros(len(features_BF), self.encoder.output_size)
                 weight_B1 = features_BF.new_zeros(len(features_BF), 1)
             output_BH, states = self.encoder.step(features_BF, states)
-            # Running weighted mean: `last` forgets what was, the others share out by weight.
+            # Running weighted mean; with `last`, each frame replaces it.
             new_B1 = torch.ones_like(weight_B1) if self.score is None else self.score(output_BH).exp()
             weight_B1 = new_B1 if self.pooling == "last" else weight_B1 + new_B1
             pooled_BH = pooled_BH + (output_BH - pooled_BH) * (new_B1 / weight_B1)
@@ -79,11 +81,11 @@ class ClassificationNetwork(Network):
 
 
 class Classification(Objective):
-    """Cross-entropy over the classes; metrics accuracy and macro F1.
+    """Cross-entropy over the classes; the metrics are accuracy and macro F1.
 
-    The best epoch is that of the highest validation accuracy, of equals that of the lower loss, or, with `select_by` loss,
-    that of the lowest loss: where validation is much easier than the test, as of speakers that training has heard, its
-    accuracy is full early and tells epochs apart no longer.
+    The best epoch has the highest validation accuracy, with ties decided by the lower loss. With `select_by` loss it has the
+    lowest loss: if validation is much easier than the test, as when its speakers are also in training, accuracy soon reaches
+    100 % and no longer distinguishes epochs.
     """
 
     name = "classification"
@@ -94,8 +96,8 @@ class Classification(Objective):
     def __init__(
         self,
         pooling: Pooling,
-        dropout: float,
-        label_smoothing: float,
+        dropout: ProportionBelowOne,
+        label_smoothing: ProportionBelowOne,
         select_by: Literal["accuracy", "loss"] = "accuracy",
     ) -> None:
         self.pooling, self.dropout, self.label_smoothing = pooling, dropout, label_smoothing
@@ -105,7 +107,7 @@ class Classification(Objective):
         return ClassificationNetwork(encoder, num_classes, self.pooling, self.dropout)
 
     def loss(self, logits_BV: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean over the batch."""
+        """Return the mean over the batch."""
         return functional.cross_entropy(full_precision(logits_BV), batch.targets, label_smoothing=self.label_smoothing)
 
     def weight(self, batch: Batch) -> int:
@@ -122,16 +124,15 @@ class Classification(Objective):
     def columns(self, class_names: Sequence[str]) -> list[str]:
         return ["label", *(f"p({name})" for name in class_names)]
 
-    def cells(self, logits_BV: torch.Tensor, class_names: Sequence[str], step_s: float) -> list[str]:
-        probability_V = logits_BV[0].float().softmax(0).tolist()
-        label = class_names[max(range(len(class_names)), key=probability_V.__getitem__)]
-        return [label, *(f"{probability:.4f}" for probability in probability_V)]
+    def prediction(self, logits_BV: torch.Tensor, class_names: Sequence[str], step_s: float) -> ClassPrediction:
+        probabilities = dict(zip(class_names, logits_BV[0].float().softmax(0).tolist(), strict=True))
+        return ClassPrediction(max(class_names, key=probabilities.__getitem__), probabilities)
 
     def outcome(self, logits_BV: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         return full_precision(logits_BV).cpu(), batch.targets.cpu(), batch.ids
 
     def summary(self, outcomes: list[Any], class_names: Sequence[str]) -> ClassEvaluation:
-        """The loss is cross-entropy without smoothing, mean over utterances."""
+        """Compute the metrics; the loss is cross-entropy without label smoothing, averaged over utterances."""
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
         logits, targets, batch_ids = zip(*outcomes, strict=True)

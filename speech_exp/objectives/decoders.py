@@ -1,7 +1,7 @@
-"""From frame by frame scores to text: best path, and beam search with and without a language model.
+"""Decode frame-wise scores to text: best path, and beam search with or without a language model.
 
-Shape letters: B batch, T frames of the encoder's output, V vocabulary. A *path* is one symbol a frame; its *labels* are
-what is left after repetitions are merged and blanks removed, the map B of Graves et al. 2006, section 3.1.
+Shape letters: B batch, T frames of the encoder's output, V vocabulary. A *path* is one symbol per frame; its *labels* are
+what remains after merging repetitions and removing blanks, the map B of Graves et al. 2006, section 3.1.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from speech_exp.objectives.text import BLANK, SPACE, SYMBOLS, to_ids, to_text, words_apart
+from speech_exp.bounds import PositiveFloat, PositiveInt
+from speech_exp.objectives.arpa import read_words
+from speech_exp.objectives.prediction import Word
+from speech_exp.objectives.text import BLANK, SPACE, SYMBOLS, normalise_spaces, to_ids, to_text
 
-_NEVER = -1e9  # log-probability of what cannot be; finite, for the beam subtracts scores from each other
-_WORD_BOUNDARY = "|"  # the space in language models of characters, as wav2letter and torchaudio write it
+_NEVER = -1e9  # log-probability of the impossible; finite, because the beam subtracts scores
+_WORD_BOUNDARY = "|"  # the space in character language models, as in wav2letter and torchaudio
 
 
 class TimedWord(NamedTuple):
@@ -25,43 +28,43 @@ class TimedWord(NamedTuple):
     start: int  # first frame of its first letter
     end: int  # frame after the last of its last letter
 
-    def in_seconds(self, step_s: float) -> str:
-        """The word, its start and end, of frames `step_s` apart."""
-        return f"{self.text} {self.start * step_s:.2f}-{self.end * step_s:.2f}"
+    def in_seconds(self, step_s: float) -> Word:
+        """Return the word with its start and end in seconds, for frames `step_s` apart."""
+        return Word(self.text, self.start * step_s, self.end * step_s)
 
 
 class Decoder(ABC):
-    """`logits_BTV` need not be normalised; frames at and past `lengths_B` are never read."""
+    """Turns logits into text. `logits_BTV` need not be normalised; frames at and beyond `lengths_B` are ignored."""
 
     @abstractmethod
     def paths(self, logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> list[list[int]]:
-        """The path that the decoder takes through each utterance, as many symbols as it has frames."""
+        """Return the path chosen for each utterance, one symbol per frame."""
 
     def labels(self, logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> list[list[int]]:
         return [collapse(path) for path in self.paths(logits_BTV, lengths_B)]
 
     def decode(self, logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> list[str]:
-        """Text of each utterance, one space between words and none around them."""
-        return [words_apart(to_text(labels)) for labels in self.labels(logits_BTV, lengths_B)]
+        """Return the text of each utterance, with single spaces between words and none at the ends."""
+        return [normalise_spaces(to_text(labels)) for labels in self.labels(logits_BTV, lengths_B)]
 
     def word_times(self, logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> list[list[TimedWord]]:
-        """The words of `decode`, each with its frames [start, end) on the path.
+        """Return the words of `decode`, each with its frames [start, end) on the path.
 
-        CTC is trained to name the characters in order, not when they are spoken: times may be some frames off.
+        CTC learns the order of the characters, not when they are spoken: times may be off by some frames.
         """
         return [_timed(path) for path in self.paths(logits_BTV, lengths_B)]
 
 
 def collapse(path: list[int]) -> list[int]:
-    """Labels of a path: repetitions merged, then blanks removed."""
+    """Return the labels of a path: repetitions merged, then blanks removed."""
     return [symbol for symbol, _ in groupby(path) if symbol != BLANK]
 
 
 class Greedy(Decoder):
-    """The most probable symbol of each frame (best path decoding; Graves et al. 2006, section 3.2).
+    """The most probable symbol at each frame (best path decoding; Graves et al. 2006, section 3.2).
 
-    Works on the device of the logits and brings one tensor of labels back. The labels of the best path need not be the
-    most probable labels, as many paths can share those.
+    Runs on the device of the logits and copies only one tensor of labels to the CPU. The labels of the best path need not be
+    the most probable labels, because many paths can share the same labels.
     """
 
     def paths(self, logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> list[list[int]]:
@@ -78,42 +81,37 @@ class Greedy(Decoder):
 
 
 class Beam(Decoder):
-    """Beam search through flashlight-text: prefixes compete by the probability summed over their paths.
+    """Beam search with flashlight-text: prefixes compete by their probability summed over all their paths.
 
-    Without `lm` the search is free of a lexicon: it looks for the most probable labels, and finds them if the beam holds
-    all prefixes. An `lm` of characters, one whose unigrams contain `|` for the space, joins in that free search. Any other
-    `lm` is taken as one of words: only its words can be decoded, each spelled by its own letters and closed by a space,
-    which the end of the utterance stands in for. The score of a hypothesis is
+    Without `lm` the search uses no lexicon and looks for the most probable labels; it finds them if the beam is large enough
+    for all prefixes. An `lm` of characters, recognised by the unigram `|` for the space, is added to that search. Any other
+    `lm` is treated as one of words: only its words can be decoded, spelled by their letters and followed by a space; the end
+    of the utterance counts as that space. The score of a hypothesis is
 
         ln p(labels | frames) + lm_weight * log10 p_lm(text, end of sentence) + word_score * words
 
-    log10 because KenLM and flashlight count so, and published weights with them; ln 10 times the base of Bayes' rule.
+    with log10 because KenLM, flashlight and published weights use it; the weight of Bayes' rule would be ln 10.
 
     Args:
         beam: hypotheses kept after each frame.
-        lm: KenLM file, text (.arpa) or binary.
-        lexicon: words that may be decoded, one a line; null reads them from the unigrams of a text `lm`.
+        lm: language model in ARPA text. KenLM's binaries are refused because they cannot be checked before loading.
+        lexicon: file of the words that may be decoded, one per line; null uses the unigrams of `lm`.
         lm_weight: see above.
-        word_score: see above; above 0 it makes up for the language model's taste for few words. Only with an `lm` of words.
-        beam_symbols: most probable symbols of a frame that are tried; null tries all.
-        threshold: hypotheses so far (in ln) behind the best are dropped.
+        word_score: see above; a positive value offsets the language model's bias towards few words. Only with an `lm` of words.
+        beam_symbols: number of most probable symbols tried at each frame; null tries all.
+        threshold: hypotheses whose score is this far (in ln) below the best are dropped.
     """
 
     def __init__(
         self,
-        beam: int,
+        beam: PositiveInt,
         lm: str | None = None,
         lexicon: str | None = None,
         lm_weight: float = 0.0,
         word_score: float = 0.0,
-        beam_symbols: int | None = None,
-        threshold: float = 50.0,
+        beam_symbols: PositiveInt | None = None,
+        threshold: PositiveFloat = 50.0,
     ) -> None:
-        for key, value in {"beam": beam, "beam_symbols": beam_symbols}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"decoder.{key}={value}: expected at least 1, change decoder.{key}")
-        if not threshold > 0:
-            raise ValueError(f"decoder.threshold={threshold}: expected a number above 0, change decoder.threshold")
         for key, file in {"lm": lm, "lexicon": lexicon}.items():
             if file is not None and not Path(file).is_file():
                 raise ValueError(f"decoder.{key}={file}: no such file, change decoder.{key}")
@@ -125,11 +123,12 @@ class Beam(Decoder):
         self.beam, self.lm, self.lexicon = beam, lm, lexicon
         self.lm_weight, self.word_score = lm_weight, word_score
         self.beam_symbols, self.threshold = beam_symbols, threshold
-        self._flashlight = _flashlight()  # told to be missing now, not after an epoch
+        self._flashlight = _flashlight()  # so that a missing package is reported now, not after an epoch
         self._words = self._read_words()
         self._decoders: dict[int, Callable[[torch.Tensor], list[int]]] = {}
 
     def paths(self, logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> list[list[int]]:
+        _check_finite(logits_BTV, lengths_B)
         log_probabilities_BTV = logits_BTV.float().log_softmax(-1).cpu()
         vocabulary = logits_BTV.shape[-1]
         if vocabulary not in self._decoders:
@@ -140,19 +139,18 @@ class Beam(Decoder):
         return [path_of(one_TV[:length]) for one_TV, length in zip(log_probabilities_BTV, lengths, strict=True)]
 
     def _read_words(self) -> list[str] | None:
-        """Words to decode, None where the search is free."""
+        """Return the words to decode, or None if the search uses no lexicon."""
         if self.lm is None:
             return None
+        words = [word for word in read_words(Path(self.lm)) if not (word.startswith("<") and word.endswith(">"))]
         if self.lexicon is not None:
-            words = Path(self.lexicon).read_text(encoding="utf-8").split()
-        else:
-            words = _unigrams(Path(self.lm))
-            if _WORD_BOUNDARY in words:
-                if self.word_score != 0:
-                    raise ValueError(
-                        f"decoder.word_score={self.word_score}, but {self.lm} is a language model of characters: set decoder.word_score=0"
-                    )
-                return None
+            words = _lexicon(Path(self.lexicon))
+        elif _WORD_BOUNDARY in words:
+            if self.word_score != 0:
+                raise ValueError(
+                    f"decoder.word_score={self.word_score}, but {self.lm} is a language model of characters: set decoder.word_score=0"
+                )
+            return None
         spelled = [word for word in words if set(word.lower()) <= set(SYMBOLS[SPACE + 1 :])]
         if not spelled:
             raise ValueError(
@@ -169,13 +167,13 @@ class Beam(Decoder):
             beam_threshold=self.threshold,
             lm_weight=self.lm_weight,
             sil_score=0.0,
-            log_add=True,  # sum over paths, not the best of them
+            log_add=True,  # sum over all paths instead of taking the best one
             criterion_type=text.CriterionType.CTC,
         )
         names = ["<blank>", _WORD_BOUNDARY, *SYMBOLS[SPACE + 1 :]][:vocabulary]
         language = text.ZeroLM() if self.lm is None else _ken_lm(self.lm, names)
-        # flashlight starts each hypothesis on its silence symbol and would take a first frame of it for a repetition:
-        # blank in that place makes the search exact.
+        # flashlight starts each hypothesis on its silence symbol and would treat it in the first frame as a repetition:
+        # using the blank as silence makes the search exact.
         decoder = text.LexiconFreeDecoder(options, language, BLANK, BLANK, [])
 
         def path(log_probabilities_TV: torch.Tensor) -> list[int]:
@@ -201,8 +199,8 @@ class Beam(Decoder):
         language = _ken_lm(self.lm, [*words, "<unk>"])
         trie, start = text.Trie(vocabulary, SPACE), language.start(False)
         for number, word in enumerate(words):
-            # The space at the end belongs to the spelling: without it flashlight would take two equal last letters
-            # without a blank between them for both.
+            # The final space is part of the spelling: without it flashlight would accept a single letter for a double one at
+            # the end of a word.
             trie.insert([*to_ids(word.lower()), SPACE], number, language.score(start, number)[1])
         trie.smear(text.SmearingMode.MAX)
         decoder = text.LexiconDecoder(options, trie, language, SPACE, BLANK, len(words), [], False)
@@ -216,7 +214,7 @@ class Beam(Decoder):
 
 
 def _best_path(decoder: Any, scores_TV: torch.Tensor, frames: int) -> list[int]:
-    """Symbols of the first `frames` frames; flashlight puts one of its own before and one behind all."""
+    """Return the symbols of the first `frames` frames; flashlight adds one symbol before and one after them."""
     if frames == 0:
         return []
     scores_TV = scores_TV.contiguous()
@@ -241,12 +239,31 @@ def _timed(path: list[int]) -> list[TimedWord]:
     return words
 
 
+def _check_finite(logits_BTV: torch.Tensor, lengths_B: torch.Tensor) -> None:
+    """Refuse NaN and infinite scores, on which flashlight crashes or returns nonsense."""
+    bad_BT = ~logits_BTV.isfinite().all(-1)
+    bad_BT &= torch.arange(bad_BT.shape[1], device=bad_BT.device) < lengths_B.to(bad_BT.device).unsqueeze(1)
+    if bad_BT.any():
+        row, frame = bad_BT.nonzero()[0].tolist()
+        raise ValueError(
+            f"the network gives NaN or infinite scores (utterance {row} of the batch, frame {frame}): it diverged or its "
+            "weights are damaged, use another checkpoint, or lower trainer.lr"
+        )
+
+
+def _lexicon(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"decoder.lexicon={path} cannot be read as UTF-8 ({error}), change decoder.lexicon") from None
+
+
 def _flashlight() -> Any:
     try:
         from flashlight.lib.text import decoder
     except ImportError as error:
         raise ValueError(
-            f"decoder=beam needs the package flashlight-text ({error}): pip install 'speech_exp[asr]' or set decoder=greedy"
+            f"decoder=beam needs the package flashlight-text ({error}): pip install 'speech_exp[asr]' (Python below 3.13) or set decoder=greedy"
         ) from error
     return decoder
 
@@ -257,24 +274,7 @@ def _ken_lm(path: str, names: list[str]) -> Any:
 
     try:
         return KenLM(path, Dictionary(names))
-    except RuntimeError as error:
-        raise ValueError(f"decoder.lm={path}: KenLM cannot read it ({error}), change decoder.lm") from error
-
-
-def _unigrams(path: Path) -> list[str]:
-    r"""Words of the section `\1-grams:` of an ARPA file, its sentence marks and unknown word left out."""
-    words, inside = [], False
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        if not next(lines, "").startswith(("\\data\\", "\n")):
-            raise ValueError(
-                f"decoder.lm={path}: not a language model in ARPA text; for a KenLM binary name its words, one a line, in "
-                f"decoder.lexicon"
-            )
-        for line in lines:
-            if line.startswith("\\"):
-                if inside:
-                    break
-                inside = line.strip() == "\\1-grams:"
-            elif inside and (fields := line.split()):
-                words.append(fields[1])
-    return [word for word in words if not (word.startswith("<") and word.endswith(">"))]
+    except RuntimeError as error:  # its message has several lines
+        raise ValueError(
+            f"decoder.lm={path}: KenLM cannot read it ({' '.join(str(error).split())}), change decoder.lm"
+        ) from error

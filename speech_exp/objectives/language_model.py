@@ -1,11 +1,12 @@
-"""Language models of n-grams, estimated from text by interpolated modified Kneser-Ney smoothing.
+"""N-gram language models, estimated from text with interpolated modified Kneser-Ney smoothing.
 
-Chen & Goodman 1999, "An empirical study of smoothing techniques for language modeling", section 3: an n-gram's
-probability is its discounted count, and what the discounts leave is shared out by the model of one word less. Counts of all
-orders but the highest are *adjusted*: how many different words precede an n-gram, as it is asked for only behind words it
-was not seen with. Conventions are those of KenLM's lmplz (Heafield et al. 2013, "Scalable modified Kneser-Ney language model
-estimation"): an n-gram that begins a sentence keeps its count, as nothing can precede it; single words are interpolated with
-1 / |vocabulary|, the share of `<unk>`; `</s>` and `<unk>` belong to the vocabulary, `<s>` does not. Nothing is pruned.
+Chen & Goodman 1999, "An empirical study of smoothing techniques for language modeling", section 3: the probability of an
+n-gram is its discounted count, plus the discounted mass distributed by the model that is one word shorter. The counts of
+all orders except the highest are *adjusted*: the number of different words that precede an n-gram, because the shorter
+n-gram is only used after words it was not seen with. The conventions are those of KenLM's lmplz (Heafield et al. 2013,
+"Scalable modified Kneser-Ney language model estimation"): an n-gram that begins a sentence keeps its count, because nothing
+can precede it; unigrams are interpolated with 1 / |vocabulary|, the share of `<unk>`; `</s>` and `<unk>` belong to the
+vocabulary, `<s>` does not. Nothing is pruned.
 """
 
 from __future__ import annotations
@@ -15,27 +16,33 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
+
+from speech_exp.bounds import Between
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-ORDERS = range(2, 7)  # that KenLM reads as it is built for flashlight-text
-# Of lmplz --discount_fallback, for text so small or uniform that its counts of counts give no usable discounts.
+ORDERS = range(2, 7)  # orders that KenLM supports as built for flashlight-text
+Order = Annotated[int, Between(ORDERS[0], ORDERS[-1])]
+# As lmplz --discount_fallback, for text so small or uniform that its counts of counts give no usable discounts.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-_NEVER = -99.0  # log10 probability by convention of `<s>`, which is never predicted
+_NEVER = -99.0  # conventional log10 probability of `<s>`, which is never predicted
 
 Gram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    value: float  # 10 to the mean over all words and ends of sentences of -log10 p
+    value: float  # 10 to the mean of -log10 p over all words and sentence ends
     words: int
-    unknown: int  # of these words, not in the vocabulary and scored as `<unk>`
+    unknown: int  # words outside the vocabulary, scored as `<unk>`
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """`log10[n - 1]` holds every n-gram with the log10 probability of its last word behind the others; `backoff` holds
-    every context with the log10 of the share that it leaves to the context of one word less.
+    """An n-gram model with back-off.
+
+    `log10[n - 1]` maps every n-gram to the log10 probability of its last word after the others; `backoff` maps every context
+    to the log10 of the share that it leaves to the context one word shorter.
     """
 
     log10: list[dict[Gram, float]]
@@ -43,11 +50,11 @@ class LanguageModel:
 
     @property
     def words(self) -> list[str]:
-        """The vocabulary without the marks of sentences and the unknown word."""
+        """The vocabulary without sentence marks and the unknown word."""
         return sorted(word for (word,) in self.log10[0] if word not in (BEGIN, END, UNKNOWN))
 
     def score(self, gram: Gram) -> float:
-        """log10 probability of the last word behind the others, at most as many as the order allows."""
+        """Return the log10 probability of the last word after the others; `gram` is at most as long as the order."""
         listed = self.log10[len(gram) - 1].get(gram)
         return self.backoff.get(gram[:-1], 0.0) + self.score(gram[1:]) if listed is None else listed
 
@@ -63,7 +70,7 @@ class LanguageModel:
         return Perplexity(10 ** (-total / scored), words, unknown)
 
     def arpa(self) -> Iterator[str]:
-        """Lines of the model in ARPA text, sorted, so that equal models are equal files."""
+        """Yield the lines of the model in ARPA text, sorted so that equal models give equal files."""
         yield "\\data\\\n"
         for order, grams in enumerate(self.log10, start=1):
             yield f"ngram {order}={len(grams)}\n"
@@ -75,19 +82,17 @@ class LanguageModel:
         yield "\n\\end\\\n"
 
 
-def estimate(sentences: Iterable[str], order: int) -> LanguageModel:
-    """The model of `order` of sentences of words; empty ones do not count.
+def estimate(sentences: Iterable[str], order: Order) -> LanguageModel:
+    """Estimate a model of `order` from sentences of words; empty sentences are ignored.
 
-    They are read once and not kept: memory holds every distinct n-gram of them, at its peak about 450 bytes for each.
+    The sentences are read once and not kept. All distinct n-grams are in memory, at its peak about 450 bytes each.
     """
-    if order not in ORDERS:
-        raise ValueError(f"order={order}: expected {ORDERS[0]} to {ORDERS[-1]}, which KenLM reads, change order")
     counts = _adjusted_counts(sentences, order)
     if not counts[0]:
-        raise ValueError("the text of the language model holds no word: expected one sentence a line, change text")
+        raise ValueError("the text of the language model contains no word: expected one sentence a line, change text")
     if not counts[-1]:
         raise ValueError(f"order={order}: no sentence has the {order - 2} words that it takes, lower order")
-    uniform = 1 / (len(counts[0]) + 1)  # and `<unk>`, which was not counted
+    uniform = 1 / (len(counts[0]) + 1)  # plus `<unk>`, which was not counted
     log10: list[dict[Gram, float]] = []
     backoff: dict[Gram, float] = {}
     lower: dict[Gram, float] = {(): uniform}  # probabilities of the order below
@@ -101,19 +106,21 @@ def estimate(sentences: Iterable[str], order: int) -> LanguageModel:
 
 
 def _grams(words: list[str], order: int) -> Iterator[Gram]:
-    """For each word of a sentence and its end the longest n-gram that it closes; the first ones begin with `<s>`."""
+    """Yield, for each word of a sentence and its end, the longest n-gram that ends there; the first ones begin with `<s>`."""
     marked = (BEGIN, *words, END)
     for end in range(2, len(marked) + 1):
         yield marked[max(0, end - order) : end]
 
 
 def _adjusted_counts(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:
-    """By order; the lower orders are counted from the n-grams of one word more, each of which counts once."""
+    """Return the counts by order; the lower orders count each distinct n-gram that is one word longer once."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for sentence in sentences:
         words = sentence.split()
         if reserved := {BEGIN, END, UNKNOWN}.intersection(words):
-            raise ValueError(f"the text of the language model holds {min(reserved)}, which is no word: change text")
+            raise ValueError(
+                f"the text of the language model contains {min(reserved)}, which is not a word: change text"
+            )
         if words:
             for gram in _grams(words, order):
                 counts[len(gram) - 1][gram] += 1
@@ -123,7 +130,7 @@ def _adjusted_counts(sentences: Iterable[str], order: int) -> list[Counter[Gram]
 
 
 def _interpolated(counts: Counter[Gram], lower: dict[Gram, float]) -> tuple[dict[Gram, float], dict[Gram, float]]:
-    """Probability of each n-gram, and the share of each context that is left to `lower`."""
+    """Return the probability of each n-gram, and the share that each context leaves to `lower`."""
     discounts = (0.0, *_discounts(counts))
     totals: defaultdict[Gram, int] = defaultdict(int)
     taken: defaultdict[Gram, float] = defaultdict(float)
@@ -139,10 +146,10 @@ def _interpolated(counts: Counter[Gram], lower: dict[Gram, float]) -> tuple[dict
 
 
 def _discounts(counts: Counter[Gram]) -> tuple[float, float, float]:
-    """Of counts 1, 2, and 3 or more, as lmplz estimates them: Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_{k+1} / n_k.
+    """Estimate the discounts of counts 1, 2 and 3+ as lmplz does: Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_{k+1} / n_k.
 
-    n_k is the number of n-grams of adjusted count k. Where one that divides is 0, or a discount is not above 0 and at most k,
-    all three of the order are the fallback.
+    n_k is the number of n-grams with adjusted count k. If a divisor is 0, or a discount is not above 0 and at most k, the
+    fallback is used for all three.
     """
     n = Counter(count for count in counts.values() if count <= 4)
     if not (n[1] and n[2] and n[3]):

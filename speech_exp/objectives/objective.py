@@ -1,4 +1,4 @@
-"""What every objective offers: a network over an encoder, a loss, and an evaluation."""
+"""The interface of an objective: a network around an encoder, a loss, and an evaluation."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.models.encoder import Encoder
+from speech_exp.objectives.prediction import Prediction
 
 
 class Network(nn.Module):
-    """An encoder and a linear layer over its output; the forward pass takes features and lengths."""
+    """An encoder followed by a linear layer; the forward pass takes features and lengths."""
 
     encoder: Encoder
     output: nn.Linear
-    score: nn.Linear | None  # of attention pooling; no default here: a class attribute would hide the submodule
+    score: nn.Linear | None  # of attention pooling; no default, because a class attribute would hide the submodule
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one pass over a split found."""
+    """Result of one pass over a split."""
 
     metrics: dict[str, float]
-    predictions: list[dict[str, Any]]  # by id: id, reference, prediction, score
+    predictions: list[dict[str, Any]]  # sorted by id; keys id, reference, prediction, score
 
     def tables(self) -> dict[str, Any]:
-        """What `metrics` of results.json holds of the test beside its metrics."""
+        """Return the test values that results.json lists in `metrics` besides the metrics themselves."""
         return {}
 
 
 class Objective(ABC):
-    """What is trained for. `output` is whatever the network's forward pass gives."""
+    """What a network is trained for. `output` is whatever the network's forward pass returns."""
 
     name: ClassVar[str]
-    primary: ClassVar[str]  # the metric by which a run is told
-    goal: ClassVar[Literal["maximize", "minimize"]]  # of `primary`
-    targets: ClassVar[str]  # what a data set must give: "classes" or "text"
-    views: int = 1  # of each training batch that the loss takes at once, each augmented anew, one after the other
+    primary: ClassVar[str]  # the main metric of a run
+    goal: ClassVar[Literal["maximize", "minimize"]]  # direction of `primary`
+    targets: ClassVar[str]  # what the data set must provide: "classes" or "text"
+    views: int = 1  # differently augmented copies of each training batch, concatenated, that the loss uses together
 
     def outputs(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of the network's outputs for a data set of these classes."""
+        """Return the names of the network's outputs for a data set with these classes."""
         return class_names
 
     @abstractmethod
@@ -52,27 +53,27 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> torch.Tensor:
-        """One number for the batch: a mean over what `weight` counts."""
+        """Return one number for the batch: a mean over what `weight` counts."""
 
     @abstractmethod
     def weight(self, batch: Batch) -> int:
-        """By which the losses of batches are averaged, so that it does not matter how utterances are batched."""
+        """Return the weight of a batch in averages of losses, which makes them independent of how utterances are batched."""
 
     @abstractmethod
     def rows(self, output: Any) -> torch.Tensor:
-        """Every distribution over classes that the output holds, (N, V): one an utterance, or one a valid frame."""
+        """Return all distributions over classes in the output, (N, V): one per utterance, or one per valid frame."""
 
     @abstractmethod
     def better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
-        """Whether an epoch of these validation metrics is better than the best so far."""
+        """Whether these validation metrics are better than the best so far."""
 
     @abstractmethod
     def columns(self, class_names: Sequence[str]) -> list[str]:
-        """What `cells` gives, as the header of a table."""
+        """Return the table header for the cells of a prediction."""
 
     @abstractmethod
-    def cells(self, output: Any, class_names: Sequence[str], step_s: float) -> list[str]:
-        """A user's reading of the output for one utterance; the encoder's states are `step_s` apart."""
+    def prediction(self, output: Any, class_names: Sequence[str], step_s: float) -> Prediction:
+        """Return the prediction for a batch of one utterance; the encoder's states are `step_s` apart."""
 
     @torch.no_grad()
     def evaluate(
@@ -82,10 +83,10 @@ class Objective(ABC):
         class_names: Sequence[str],
         collect: Callable[[list[Any]], list[Any]] = list,
     ) -> Evaluation:
-        """Metrics over all batches, which are brought to the network's device: integer engines run on the CPU beside a GPU's
-        training.
+        """Compute the metrics over all batches.
 
-        `collect` makes the outcomes of all batches of those of this process's, where several share the work.
+        Batches are moved to the network's device, because integer engines run on the CPU even when training uses a GPU.
+        `collect` combines the outcomes of this process with those of all ranks that share the work.
         """
         network.eval()
         device = device_of(network)
@@ -97,20 +98,20 @@ class Objective(ABC):
 
     @abstractmethod
     def outcome(self, output: Any, batch: Batch) -> Any:
-        """What `summary` must know of a batch, in plain values and tensors on the CPU."""
+        """Return what `summary` needs from a batch, as plain values and tensors on the CPU."""
 
     @abstractmethod
     def summary(self, outcomes: list[Any], class_names: Sequence[str]) -> Evaluation:
-        """Metrics over the batches of which these are the outcomes."""
+        """Compute the metrics from the outcomes of all batches."""
 
 
 def full_precision(x: torch.Tensor) -> torch.Tensor:
-    """`x` in float32, from 16-bit floats; float64 stays."""
+    """Return `x` in float32 if it is a 16-bit float; float64 is unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where its tensors lie; the CPU for one without any that torch knows of (packed dynamic INT8)."""
+    """Return the device of the network's tensors, or the CPU if torch finds none (packed dynamic INT8)."""
     return next(
         (tensor.device for tensor in network.state_dict().values() if isinstance(tensor, torch.Tensor)),
         torch.device("cpu"),

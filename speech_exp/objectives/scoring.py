@@ -1,4 +1,4 @@
-"""Word and character error rates of a corpus, and where the errors are."""
+"""Word and character error rates of a corpus, and the errors behind them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GAP = "*"
 
 @dataclass(frozen=True)
 class Edits:
-    """Edits of least number (Levenshtein) that turn the references of a corpus into its hypotheses."""
+    """The minimum number of edits (Levenshtein) that turn the references of a corpus into its hypotheses."""
 
     substitutions: int
     deletions: int
@@ -28,7 +28,7 @@ class Edits:
 
     @property
     def rate(self) -> float:
-        """Edits of the corpus over its reference, so long utterances weigh more and 1 can be exceeded.
+        """Edits divided by reference size over the corpus: long utterances weigh more, and the rate can exceed 1.
 
         Without any reference word it is the number of edits.
         """
@@ -37,11 +37,11 @@ class Edits:
 
 @dataclass(frozen=True)
 class AlignedUtterance:
-    """One utterance as three lines of equal length to print in a fixed-width font; `*` is a missing word."""
+    """One utterance as three lines of equal length for a fixed-width font; `*` marks a missing word."""
 
     id: str
     edits: int
-    words: int  # of the reference
+    words: int  # in the reference
     reference: str
     hypothesis: str
     marks: str  # S, D or I under the first letter of a word substituted, deleted, inserted
@@ -54,10 +54,10 @@ class AlignedUtterance:
 class Errors:
     words: Edits
     characters: Edits
-    confusions: list[tuple[str, str, int]]  # reference word, hypothesis word, count; the most frequent first
+    confusions: list[tuple[str, str, int]]  # reference word, hypothesis word, count; most frequent first
     deleted: list[tuple[str, int]]  # word, count
     inserted: list[tuple[str, int]]
-    worst: list[AlignedUtterance]  # most edits first, utterances without any left out
+    worst: list[AlignedUtterance]  # most edits first; utterances without edits are left out
 
 
 def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
@@ -65,14 +65,44 @@ def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
 
 
 def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
-    """Over characters, the space between two words one of them."""
+    """Count edits over characters, including the spaces between words."""
     import jiwer
 
     return _edits(jiwer.process_characters(_tidy(references), _tidy(hypotheses))) if references else Edits(0, 0, 0, 0)
 
 
+def edits_of_words(reference: str, hypothesis: str, characters: bool) -> tuple[list[int], list[int]]:
+    """Return the edits and the size of each reference word, in words or in characters (a word includes the space after it).
+
+    The sums equal those of `word_edits` or `character_edits`. An insertion counts for the word that follows it, or for the
+    last word if none follows.
+    """
+    import jiwer
+
+    words = reference.split()
+    if not words:
+        words = hypothesis.split()
+        return [len(" ".join(words)) if characters else len(words)], [0]
+    texts = [" ".join(words)], _tidy([hypothesis])
+    if characters:
+        sizes = [len(word) + 1 for word in words[:-1]] + [len(words[-1])]
+        output: WordOutput | CharacterOutput = jiwer.process_characters(*texts)
+    else:
+        sizes = [1] * len(words)
+        output = jiwer.process_words(*texts)
+    word_of = [number for number, size in enumerate(sizes) for _ in range(size)]
+    edits = [0] * len(words)
+    for chunk in output.alignments[0]:
+        if chunk.type == "insert":
+            edits[word_of[min(chunk.ref_start_idx, len(word_of) - 1)]] += chunk.hyp_end_idx - chunk.hyp_start_idx
+        elif chunk.type != "equal":
+            for place in range(chunk.ref_start_idx, chunk.ref_end_idx):
+                edits[word_of[place]] += 1
+    return edits, sizes
+
+
 def find_errors(ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str], worst: int = 20) -> Errors:
-    """Errors of a corpus by kind and word, and its `worst` utterances: by edits, then by edits a word, then by id."""
+    """Return the errors of a corpus by kind and word, and its `worst` utterances: by edits, then edits per word, then id."""
     pairs: Counter[tuple[str, str]] = Counter()
     aligned = []
     output = _words(references, hypotheses)
@@ -82,9 +112,11 @@ def find_errors(ids: Sequence[str], references: Sequence[str], hypotheses: Seque
         steps: list[tuple[str, str]] = []
         for chunk in chunks:
             spoken = output.references[number][chunk.ref_start_idx : chunk.ref_end_idx]
-            heard = output.hypotheses[number][chunk.hyp_start_idx : chunk.hyp_end_idx]
-            length = max(len(spoken), len(heard))
-            steps += zip(spoken + [""] * (length - len(spoken)), heard + [""] * (length - len(heard)), strict=True)
+            recognised = output.hypotheses[number][chunk.hyp_start_idx : chunk.hyp_end_idx]
+            length = max(len(spoken), len(recognised))
+            steps += zip(
+                spoken + [""] * (length - len(spoken)), recognised + [""] * (length - len(recognised)), strict=True
+            )
         wrong = [step for step in steps if step[0] != step[1]]
         pairs.update(wrong)
         if wrong:
@@ -94,15 +126,15 @@ def find_errors(ids: Sequence[str], references: Sequence[str], hypotheses: Seque
     return Errors(
         words=_edits(output),
         characters=character_edits(references, hypotheses),
-        confusions=[(spoken, heard, count) for (spoken, heard), count in counted if spoken and heard],
-        deleted=[(spoken, count) for (spoken, heard), count in counted if not heard],
-        inserted=[(heard, count) for (spoken, heard), count in counted if not spoken],
+        confusions=[(spoken, recognised, count) for (spoken, recognised), count in counted if spoken and recognised],
+        deleted=[(spoken, count) for (spoken, recognised), count in counted if not recognised],
+        inserted=[(recognised, count) for (spoken, recognised), count in counted if not spoken],
         worst=aligned[:worst],
     )
 
 
 def _words(references: Sequence[str], hypotheses: Sequence[str]) -> WordOutput | None:
-    """None for a corpus without utterances, which jiwer refuses."""
+    """Align words; None for a corpus without utterances, which jiwer refuses."""
     import jiwer
 
     return jiwer.process_words(_tidy(references), _tidy(hypotheses)) if references else None
@@ -120,9 +152,12 @@ def _edits(output: WordOutput | CharacterOutput | None) -> Edits:
 
 
 def _lines(utterance: str, steps: Sequence[tuple[str, str]]) -> AlignedUtterance:
-    """`steps` are pairs of reference and hypothesis word, empty where one has none."""
-    kinds = ["I" if not spoken else "D" if not heard else "S" if spoken != heard else "" for spoken, heard in steps]
-    widths = [max(len(spoken), len(heard)) for spoken, heard in steps]
+    """Format `steps`, pairs of reference and hypothesis word that are empty where one is missing."""
+    kinds = [
+        "I" if not spoken else "D" if not recognised else "S" if spoken != recognised else ""
+        for spoken, recognised in steps
+    ]
+    widths = [max(len(spoken), len(recognised)) for spoken, recognised in steps]
 
     def line(words: Sequence[str], gap: str) -> str:
         return " ".join((word or gap * width).ljust(width) for word, width in zip(words, widths, strict=True))
@@ -132,6 +167,6 @@ def _lines(utterance: str, steps: Sequence[tuple[str, str]]) -> AlignedUtterance
         edits=sum(map(bool, kinds)),
         words=sum(bool(spoken) for spoken, _ in steps),
         reference=line([spoken for spoken, _ in steps], _GAP),
-        hypothesis=line([heard for _, heard in steps], _GAP),
+        hypothesis=line([recognised for _, recognised in steps], _GAP),
         marks=line(kinds, " "),
     )

@@ -1,68 +1,59 @@
-"""Bytes of a deployed model as it lies in a device's memory."""
+"""Bytes of a deployed model: what a budget counts, the size of its packed file, and what it keeps between frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+from torch import nn
 
 from speech_exp.objectives.objective import Network
+from speech_exp.tasks.packed import HEADER, Part, chunks
 
 FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
 class Stored:
-    """`recurrent_layer_bytes` are those that a budget counts; `packed` are of the densest form that the task allows."""
+    """Sizes of a deployed model; lists have one item per recurrent layer, over all its directions.
+
+    `recurrent_layer_bytes` is what a budget counts. `recurrent_state_bytes` is kept between frames, in addition to what is
+    stored. `model_bytes` counts the numbers that the deployed model computes with. `packed_bytes` is the size of the file of
+    `speech_exp.tasks.packed`, `packed_layer_bytes` the share of each recurrent layer in it.
+    """
 
     recurrent_layer_bytes: list[int]
+    recurrent_state_bytes: list[int]
     model_bytes: int
     bits_per_weight: float
     packed_bytes: int
     packed_layer_bytes: list[int]
 
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        parts: Sequence[Part],
+        recurrent_layer_bytes: list[int],
+        recurrent_state_bytes: list[int],
+        model_bytes: int,
+        bits_per_weight: float,
+    ) -> Stored:
+        packed = list(map(len, chunks(model.state_dict(), parts)))
+        layers = [
+            sum(size for size, part in zip(packed, parts, strict=True) if part.layer == layer)
+            for layer in range(len(recurrent_layer_bytes))
+        ]
+        total = HEADER.size + sum(packed)
+        return cls(recurrent_layer_bytes, recurrent_state_bytes, model_bytes, bits_per_weight, total, layers)
+
 
 def float_bytes(network: Network) -> int:
-    """What a checkpoint keeps as floats: parameters, the LMU's A and B, statistics of batch normalisation."""
+    """Return the bytes of all floats in a checkpoint: parameters, the LMU's A and B, batch normalisation statistics."""
     numbers = sum(value.numel() for value in network.state_dict().values() if value.is_floating_point())
     return numbers * FLOAT_BITS // 8
 
 
-def stored_in_float(network: Network) -> Stored:
-    layers = [layer.size().bytes() for layer in network.encoder.recurrent_layers]
-    total = float_bytes(network)
-    return Stored(layers, total, float(FLOAT_BITS), total, layers)
-
-
-def stored_in_codes(
-    network: Network,
-    in_scope: Mapping[str, torch.Tensor],
-    code_bits: Callable[[Mapping[str, torch.Tensor]], int],
-    matrix_bits: int,
-) -> Stored:
-    """The parameters `in_scope` as code words, the LMU's A and B in `matrix_bits` a number, all else in float32.
-
-    Each recurrent layer has a code of its own, and the rest one: `code_bits` gives the bits of one such group.
-    """
-    layers = network.encoder.recurrent_layers
-    owner = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer.parameters()}
-    groups: list[dict[str, torch.Tensor]] = [{} for _ in range(len(layers) + 1)]
-    for name, weight in in_scope.items():
-        groups[owner.get(id(weight), len(layers))][name] = weight
-    coded_bits = [code_bits(group) if group else 0 for group in groups]
-    coded = [sum(weight.numel() for weight in group.values()) for group in groups]
-    sizes = [layer.size() for layer in layers]
-    layer_bits = [
-        bits + FLOAT_BITS * (size.parameters - count) + matrix_bits * size.fixed
-        for bits, count, size in zip(coded_bits, coded, sizes, strict=False)
-    ]
-    elsewhere = float_bytes(network) * 8 // FLOAT_BITS - sum(size.numbers for size in sizes)
-    total_bits = sum(layer_bits) + coded_bits[-1] + FLOAT_BITS * (elsewhere - coded[-1])
-    return Stored(
-        [size.bytes() for size in sizes],
-        float_bytes(network),
-        sum(coded_bits) / sum(coded),
-        -(-total_bits // 8),
-        [-(-bits // 8) for bits in layer_bits],
-    )
+def float_layer_bytes(network: Network) -> list[int]:
+    """Return the bytes of each recurrent layer, over all its directions."""
+    return [layer.size().bytes() for layer in network.encoder.recurrent_layers]

@@ -1,4 +1,4 @@
-"""What training takes of the device, and whether it goes on: peak memory, how busy a GPU is, steps that stall."""
+"""Monitor training: peak memory, GPU utilisation, and steps that stall."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SAMPLE_S = 1.0  # the driver itself averages over up to a second
 
 
 class DeviceMonitor:
-    """Memory and use of `device`, as columns of the history.
+    """Memory and utilisation of `device`, as columns of the history.
 
-    A GPU is asked once a second, by a thread of its own, which ends with `close` or with this object. Where the driver
-    cannot be asked (`nvidia-ml-py`, the extra "gpu", is missing), the column `gpu_utilisation` is left out.
+    A thread samples a GPU once a second; it ends with `close` or with this object. If the driver cannot be queried
+    (`nvidia-ml-py`, the extra "gpu", is missing), the column `gpu_utilisation` is left out.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -41,9 +41,11 @@ class DeviceMonitor:
             weakref.finalize(self, self._closed.set)
 
     def epoch_values(self) -> dict[str, float]:
-        """Since the last call: on a GPU `gpu_memory_gb`, the peak of what torch held (GB = 1e9 bytes), and
-        `gpu_utilisation`, the mean share of time in percent in which any kernel ran (NaN in less than a second); on a CPU `memory_gb`, the peak of
-        the process's resident set, which only the start of the process resets.
+        """Return the values since the last call.
+
+        On a GPU: `gpu_memory_gb`, the peak of the memory that torch allocated (GB = 1e9 bytes), and `gpu_utilisation`, the mean
+        percentage of time in which any kernel ran (NaN if less than a second has passed). On a CPU: `memory_gb`, the peak
+        resident set of the process, counted from the start of the process.
         """
         if self.device.type != "cuda":
             return _resident_peak()
@@ -51,7 +53,7 @@ class DeviceMonitor:
         torch.cuda.reset_peak_memory_stats(self.device)
         if self._samples_taken:
             samples = self._samples[:]
-            del self._samples[: len(samples)]  # the thread may have appended meanwhile
+            del self._samples[: len(samples)]  # the thread may have appended in the meantime
             values["gpu_utilisation"] = sum(samples) / len(samples) if samples else math.nan
         return values
 
@@ -60,22 +62,22 @@ class DeviceMonitor:
 
 
 def _sample(device: torch.device, samples: list[float], closed: threading.Event) -> None:
-    """Holds no reference to the monitor, so that the monitor's end can end it."""
+    """Append samples until `closed` is set; without a reference to the monitor, so that it can be garbage collected."""
     while not closed.wait(SAMPLE_S):
         if (percent := _gpu_utilisation(device)) is not None:
             samples.append(percent)
 
 
 def _gpu_utilisation(device: torch.device) -> float | None:
-    """Percent, or None where the driver cannot be asked."""
+    """Return percent, or None if the driver cannot be queried."""
     try:
         return float(torch.cuda.utilization(device))
-    except Exception:  # no nvidia-ml-py, no driver library, a part of a GPU (MIG): its errors share no nearer base
+    except Exception:  # no nvidia-ml-py, no driver library, or a part of a GPU (MIG); these errors share no closer base
         return None
 
 
 def _resident_peak() -> dict[str, float]:
-    """Nothing on Windows, which does not count it in Python."""
+    """Return the peak memory of this process; empty on Windows, where Python has no counter for it."""
     if sys.platform == "win32":
         return {}
     import resource
@@ -85,12 +87,12 @@ def _resident_peak() -> dict[str, float]:
 
 
 class Watchdog:
-    """Reports a step that stalls: what each thread of this process was doing goes to standard error, once a step.
+    """Reports a stalled step by printing the stacks of all threads to standard error, once per step.
 
-    Where several processes train together, each reports, for all wait for the one that stalls, and says which it is.
+    When several ranks train together, all of them report, because all wait for the one that stalls; each prints its rank.
 
     Args:
-        limit_s: time between two steps that is too long; None never reports.
+        limit_s: time between two steps that counts as a stall; None never reports.
     """
 
     def __init__(self, limit_s: float | None) -> None:
@@ -99,29 +101,29 @@ class Watchdog:
         self._over = threading.Event()
 
     def __enter__(self) -> Watchdog:
-        if self.limit_s is not None and ranks.count() > 1:
-            threading.Thread(target=self._introduce, args=(self.limit_s / 10,), daemon=True).start()
+        if self.limit_s is not None and ranks.world_size() > 1:
+            threading.Thread(target=self._report_rank, args=(self.limit_s / 10,), daemon=True).start()
         return self
 
     def step(self) -> None:
-        """A step begins, so the one before is over."""
+        """Start the clock for a new step."""
         if self.limit_s is not None:
             self._due_s = time.monotonic() + self.limit_s
             faulthandler.dump_traceback_later(self.limit_s, file=_STANDARD_ERROR)
 
-    def rest(self) -> None:
-        """No step is in progress: validation may take its time."""
+    def pause(self) -> None:
+        """Stop the clock while no step is in progress, for example during validation."""
         self._due_s = math.inf
         faulthandler.cancel_dump_traceback_later()
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
-        self.rest()
+        self.pause()
 
-    def _introduce(self, every_s: float) -> None:
-        """Name the rank of a report; not faulthandler, which works where Python itself is stuck, but cannot say that."""
+    def _report_rank(self, every_s: float) -> None:
+        """Print the rank of a stalled process; faulthandler works even if Python is stuck, but cannot print the rank."""
         while not self._over.wait(every_s):
             if time.monotonic() > self._due_s:
                 self._due_s = math.inf
                 where = f"process {os.getpid()} on {socket.gethostname()}"
-                print(f"rank {ranks.number()} ({where}) stalls, as shown above", file=sys.stderr, flush=True)
+                print(f"rank {ranks.rank()} ({where}) stalls, as shown above", file=sys.stderr, flush=True)

@@ -1,9 +1,10 @@
-"""One phase of training: optimizer, learning-rate schedule, loss scaling, and a step of them."""
+"""One phase of training: optimizer, learning-rate schedule, loss scaling, and the optimizer step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -12,14 +13,15 @@ from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
 
 from speech_exp import ranks
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
+from speech_exp.training.data_parallel import batch_loss
 from speech_exp.training.runtime import Runtime
 
 Schedule = Literal["cosine", "onecycle", "constant"]
 
 
 class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite; raised before the optimizer could spoil the weights."""
+    """The loss or its gradient became NaN or infinite; raised before the optimizer changes the weights."""
 
 
 class Optimization:
@@ -43,10 +45,11 @@ class Optimization:
         clip_norm: float,
     ) -> None:
         self.runtime, self.clip_norm, self.steps = runtime, clip_norm, steps
+        self.batch_loss = batch_loss(network)
         self.optimizer = _adamw(network, lr, weight_decay)
         self.scheduler = _scheduler(self.optimizer, schedule, lr, steps, warmup_share)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
-        self.gradient_norm = torch.zeros(())  # of the last step, before it was clipped, on the device
+        self.gradient_norm = torch.zeros(())  # of the last step, before clipping, on the device
 
     @property
     def steps_done(self) -> int:
@@ -54,32 +57,47 @@ class Optimization:
 
     @property
     def lr(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         return float(self.scheduler.get_last_lr()[0])
 
-    def step(self, parts: list[tuple[Batch, float]], loss_of: Callable[[Batch], torch.Tensor]) -> float:
-        """One step along the gradient of sum(share * loss_of(part)) over the parts of all ranks; returns that sum.
+    def step(
+        self,
+        parts: list[tuple[Batch, float]],
+        loss_of: Callable[[Batch], torch.Tensor],
+        training_form: AbstractContextManager[None],
+    ) -> float:
+        """Take one step along the gradient of sum(share * loss_of(part)) over the parts of all ranks; return that sum.
 
-        Each part's activations are freed before the next part's are made. The ranks exchange their gradients after the
-        last part, in one piece and beside no computation: so the sum does not depend on which of them had which part, and
-        a rank without any part takes part like the others (`benchmarks/scaling.py` measures what that costs).
+        `training_form` is active only while losses and gradients are computed. The optimizer updates the network's own weights,
+        so it must run after the form has restored them.
+
+        The activations of each part are freed before the next part is computed. The ranks exchange their gradients during the
+        backward pass of the last part; a rank without any part takes part with zeros.
         """
         self.optimizer.zero_grad(set_to_none=True)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         loss_sum = torch.zeros((), dtype=parameters[0].dtype, device=parameters[0].device)
-        for part, share in parts:
-            with self.runtime.autocast():
-                loss = share * loss_of(part)
-            self.scaler.scale(loss).backward()
-            loss_sum += loss.detach()
+        passes: list[tuple[Batch | None, float]] = [*parts] or [(None, 0.0)]
+        with training_form:
+            for number, (part, share) in enumerate(passes, 1):
+                with nullcontext() if number == len(passes) else self.batch_loss.no_sync():
+                    with self.runtime.autocast():
+                        loss = share * self.batch_loss(part, loss_of)
+                    with ranks.exchange():
+                        self.scaler.scale(loss).backward()
+                loss_sum += loss.detach()
         own = loss_sum.clone()
-        if ranks.count() > 1:
-            ranks.add_([*_gradients(parameters), loss_sum])
-        value = loss_sum.item()  # the device is waited for once, after all was sent to it
-        if not math.isfinite(value):
-            self._refuse(value, [] if own.isfinite() else [one for part, _ in parts for one in part.ids])
+        ranks.all_reduce_(loss_sum)
         self.scaler.unscale_(self.optimizer)
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        # The only point that waits for the device, after all work has been queued.
+        value, norm = torch.stack([loss_sum, self.gradient_norm.to(loss_sum.dtype)]).tolist()
+        if not math.isfinite(value):
+            self._refuse(
+                f"loss became {value}", [] if own.isfinite() else [one for part, _ in parts for one in part.ids]
+            )
+        if not math.isfinite(norm) and not self._overflowed():
+            self._refuse(f"gradient became {norm}", [one for part, _ in parts for one in part.ids])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
@@ -97,25 +115,21 @@ class Optimization:
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def _refuse(self, value: float, own_ids: list[str]) -> None:
-        ids = [one for of_rank in ranks.gathered(own_ids) for one in of_rank]
+    def _overflowed(self) -> bool:
+        """Whether the loss scale may have caused a non-finite gradient; the scaler then skips the step and halves the scale."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+    def _refuse(self, what: str, own_ids: list[str]) -> None:
+        ids = [one for of_rank in ranks.all_gather(own_ids) for one in of_rank]
         shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
         raise NonFiniteLossError(
-            f"the loss became {value} at step {self.steps_done + 1} of {self.steps} in a batch of {len(ids)} utterances "
+            f"the {what} at step {self.steps_done + 1} of {self.steps} in a batch of {len(ids)} utterances "
             f"({shown}): lower trainer.lr or use trainer.precision=fp32"
         )
 
 
-def _gradients(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
-    """Of all parameters, 0 where there is none."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
 def _adamw(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Biases are not decayed (they cannot overfit by growing, and decay would only shift them)."""
+    """Build AdamW without weight decay on biases (they cannot overfit by growing, and decay would only shift them)."""
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -125,7 +139,7 @@ def _adamw(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.Op
 def _scheduler(
     optimizer: torch.optim.Optimizer, schedule: Schedule, lr: float, steps: int, warmup_share: float
 ) -> LRScheduler:
-    if schedule == "onecycle":  # Smith & Topin 2019; Adam's momentum falls and rises against the learning rate
+    if schedule == "onecycle":  # Smith & Topin 2019; Adam's momentum moves opposite to the learning rate
         return OneCycleLR(optimizer, lr, total_steps=max(2, steps + 1), pct_start=warmup_share)
     if schedule == "constant":
         return ConstantLR(optimizer, factor=1.0)
@@ -133,7 +147,7 @@ def _scheduler(
 
 
 def _cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of `lr` at `step`: linear rise, then a fall to 0 as half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
+    """Return the share of `lr` at `step`: linear warm-up, then half a cosine down to 0 (Loshchilov & Hutter 2017, eq. 5)."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

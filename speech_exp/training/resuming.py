@@ -1,4 +1,4 @@
-"""Whether a run starts, goes on from a training state, or was finished before."""
+"""Decide whether a run starts, resumes from a training state, or is already finished."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from speech_exp.training.state import newest
+from speech_exp.folder_names import best_checkpoints
+from speech_exp.training.state import states
 
 Resume = bool | str | None
 _LOCK = ".lock"
@@ -21,42 +22,61 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do in a run folder: `finished` holds its results where nothing is left to do, `start` the folder of
-    training states to go on from."""
+    """What to do in a run folder.
+
+    `finished` contains the results if nothing is left to do; `start` is the folder of training states to resume from,
+    `threads` the number of CPU threads that its run used; `note` is a message for the user.
+    """
 
     finished: dict[str, Any] | None = None
     start: Path | None = None
+    note: str | None = None
+    threads: int | None = None
 
 
 def plan(folder: Path, resume: Resume, config_hash: str) -> Plan:
-    """By `resume`: true goes on, or starts where nothing was begun; false starts anew; a run folder goes on from there,
-    unless this one has come further already (a job that was put into the queue again).
+    """Decide what to do according to `resume`.
 
-    None goes on in a folder where the same run (by its config's hash) was begun, and starts anew elsewhere.
+    false starts over. true or null resumes what the folder contains. A run folder resumes from there, unless this folder
+    already has states of the same run (a requeued job). Only resume=false may replace states or results of a different run;
+    otherwise that is a ValueError.
     """
-    if isinstance(resume, str):
-        own = plan(folder, None, config_hash)
-        if own != Plan():
-            return own
-        other = Path(resume)
-        if newest(other / "checkpoints") is None:
-            raise ValueError(
-                f"resume={resume} holds no training state (checkpoints/checkpoint_epoch_N.pt): name the folder of a run that "
-                f"was begun"
-            )
-        return Plan(start=other / "checkpoints")
-    begun = _read(folder / "run.json")
-    if resume is False or begun is None or (resume is None and begun.get("config_hash") != config_hash):
+    record, results, checkpoints = _read(folder / "run.json"), _read(folder / "results.json"), folder / "checkpoints"
+    same = record is not None and record.get("config_hash") == config_hash
+    outputs = [folder / "results.json", folder / "predictions.csv", *best_checkpoints(folder), *states(checkpoints)]
+    has_outputs = any(path.exists() for path in outputs)
+    if resume is False:
+        if has_outputs:
+            return Plan(note=f"resume=false: the run in {folder} is replaced")
         return Plan()
-    results = _read(folder / "results.json")
-    if begun.get("status") == "finished" and results is not None and begun.get("config_hash") == config_hash:
+    if record is not None and same and record.get("status") == "finished" and results is not None:
         return Plan(finished=results)
-    return Plan(start=folder / "checkpoints" if newest(folder / "checkpoints") else None)
+    if states(checkpoints) and (same or resume is True):  # StateFiles refuses a state of a different run
+        return Plan(start=checkpoints, threads=_threads(folder))
+    if has_outputs and not same:
+        what, way_out = (
+            ("a run of another config", "repeat its command")
+            if record is not None
+            else ("a run whose run.json is missing or damaged", "resume from its training state with resume=true")
+        )
+        raise ValueError(
+            f"{folder} contains {what}: set hydra.run.dir to another folder, {way_out}, or replace it with resume=false"
+        )
+    if isinstance(resume, str):
+        if not states(Path(resume) / "checkpoints"):
+            raise ValueError(
+                f"resume={resume} contains no training state (checkpoints/checkpoint_epoch_N.pt): name the folder of a run that "
+                f"has begun"
+            )
+        return Plan(start=Path(resume) / "checkpoints", threads=_threads(Path(resume)))
+    if resume is True:
+        return Plan(note=f"resume=true: {folder} contains nothing to resume, so the run starts")
+    return Plan()
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder; a process that is killed leaves it open."""
+def run_lock(folder: Path) -> Iterator[None]:
+    """Lock a run folder against other processes; the lock is released even if this process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     lock, note = FileLock(folder / _LOCK), folder / f"{_LOCK}.owner"
     try:
@@ -72,6 +92,15 @@ def alone(folder: Path) -> Iterator[None]:
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def _threads(folder: Path) -> int | None:
+    """Return the number of CPU threads that run.json records for the last process of a run; None if it records none."""
+    try:
+        threads = (_read(folder / "run.json") or {})["sessions"][-1]["threads"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return threads if type(threads) is int and threads > 0 else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How this process computes: device, precision, determinism, memory."""
+"""Compute settings of this process: device, precision, determinism, memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Runtime:
     precision: Precision
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Context in which the network's forward pass runs in the chosen precision."""
+        """Return the context in which the network's forward pass uses the chosen precision."""
         if self.precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
@@ -39,35 +39,45 @@ class Runtime:
 
 
 def choose_device(device: Device) -> torch.device:
-    """The device of `trainer.device`; `auto` takes a GPU where there is one, and each of several processes its own."""
-    if device == "cuda" and not torch.cuda.is_available():
+    """Return the device for `trainer.device`; `auto` uses a GPU if there is one, and a separate one for each process."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
         raise ValueError("trainer.device=cuda, but torch finds no GPU here: set trainer.device=cpu or auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" or ranks.count() == 1:
-        return torch.device(device)
-    number, processes = ranks.on_this_node()
-    if processes > (gpus := torch.cuda.device_count()):
+    if device == "cpu" or ranks.world_size() == 1:
+        return torch.device("cuda" if available and device != "cpu" else "cpu")
+    local_rank, processes = ranks.local_rank_and_size()
+    gpus = torch.cuda.device_count()
+    # SLURM may show each task only its own GPU, which is then number 0.
+    chosen = torch.device("cuda", local_rank if local_rank < gpus else 0) if available else torch.device("cpu")
+    chosen_gpus = ranks.all_gather(_gpu_identity(chosen))
+    if any(chosen_gpus) and len(set(chosen_gpus) - {""}) < ranks.world_size():
         raise ValueError(
             f"{processes} processes were started on a machine with {gpus} GPUs: start one for each GPU, or set trainer.device=cpu"
         )
-    return torch.device("cuda", number)
+    return chosen
+
+
+def _gpu_identity(device: torch.device) -> str:
+    """Return a name that no other GPU of any machine has; empty for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
 
 
 def set_up(device: Device, precision: Precision, deterministic: bool) -> Runtime:
     """Configure torch for this process.
 
-    `deterministic` asks for kernels that give the same bits on every run; without it cuDNN picks its fastest kernels by
-    trial and float32 products may use TF32.
+    With `deterministic`, kernels give bit-identical results on every run. Without it, cuDNN benchmarks its kernels to find the
+    fastest, and float32 products may use TF32.
     """
     chosen = choose_device(device)
+    if chosen.index is not None:
+        torch.cuda.set_device(chosen)
     if precision == "fp16" and chosen.type == "cpu":
         raise ValueError("trainer.precision=fp16 needs a GPU, the device is cpu: set trainer.precision=bf16 or fp32")
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS before its first product
-    # The other function of this purpose, use_deterministic_algorithms, imports torch's compiler, which takes a second.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it before its first product
+    # use_deterministic_algorithms does the same, but imports torch's compiler, which takes a second.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
-    # No kernel here reads memory before it is written; filling all of it with NaN first would cost a quarter of a step.
+    # No kernel here reads memory before writing it; filling it with NaN first would add a quarter to the time of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = not deterministic
@@ -77,10 +87,10 @@ def set_up(device: Device, precision: Precision, deterministic: bool) -> Runtime
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """`network` as few graphs for batches of all sizes and lengths (torch.compile), made when it first sees a batch."""
+    """Compile `network` into a few graphs for all batch sizes and lengths (torch.compile), at its first batch."""
     import torch._dynamo  # takes a second
 
-    # Numbers such as a dropout's share never change here; taken as inputs they would have each graph compiled twice.
+    # Constants such as a dropout rate never change here; as graph inputs they would cause each graph to be compiled twice.
     torch._dynamo.config.specialize_float = True
     return torch.compile(network, dynamic=True)  # type: ignore[return-value]
 
@@ -93,10 +103,10 @@ def seed_everything(seed: int) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep the blocks of some megabytes that every training step frees and asks for again.
+    """Let glibc keep the blocks of some megabytes that every training step frees and allocates again.
 
-    By default it returns them to the system and each step pays for thousands of page faults (EXPERIMENTS in
-    `benchmarks/training.py`). Other C libraries keep theirs.
+    By default it returns them to the system, and each step causes thousands of page faults (`benchmarks/training.py` measures
+    it). Other C libraries keep such blocks anyway.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

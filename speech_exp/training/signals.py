@@ -1,4 +1,4 @@
-"""Signals that ask a process to end soon: SLURM's time-out and preemption, and a plain kill."""
+"""Signals that ask a process to stop: SLURM's time-out and preemption, and a plain kill."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(
 
 
 class StopSignals:
-    """In this context such a signal is only noted, so that the state can be saved; `pass_on` then lets it act.
+    """Context that only records a stop signal, so that the state can be saved first; `pass_on` then lets the signal act.
 
-    The handlers from before act: submitit's, which puts the job into the queue again, or the system's, which ends it.
+    The previous handler acts: submitit's, which requeues the job, or the system's, which ends the process.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # only there handlers can be set
+        if threading.current_thread() is threading.main_thread():  # handlers can only be set there
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
@@ -33,10 +33,10 @@ class StopSignals:
         self._before.clear()
 
     def pass_on(self) -> None:
-        """Act on what this process received, or one that trains with it: rank 0 does it for all, who end with it."""
-        number = next(one for one in ranks.gathered(self.received) if one is not None)
+        """Act on a signal that any rank received: rank 0 does it for all, and the others end with it."""
+        number = next(one for one in ranks.all_gather(self.received) if one is not None)
         self.received = None
-        ranks.from_first(lambda: self._act(number))
+        ranks.broadcast_object(lambda: self._act(number))
 
     def _act(self, number: int) -> None:
         handler = self._before.get(number)
@@ -44,9 +44,9 @@ class StopSignals:
         try:
             if callable(handler):
                 handler(number, None)
-                self.__enter__()  # this one lets the process go on, and another signal may follow
+                self.__enter__()  # this handler lets the process continue, and another signal may follow
                 return
-        except SystemExit:  # submitit's, after it has put the job into the queue again, does not say why
+        except SystemExit:  # submitit's, raised without a reason after it has requeued the job
             pass
         raise SystemExit(128 + number)
 

@@ -1,17 +1,19 @@
 """Each action on the bundled recordings, through the composition root, in this process."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from composition import experiment
-from run_files import best, table
+from composition import experiment, without_figures
+from run_files import best, evaluation, table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from speech_exp.__main__ import main
 from speech_exp.data.digits import BUNDLED
-from speech_exp.reporting.results_schema import validate_results
+from speech_exp.runs.schema import validate_results
 from speech_exp.training.checkpoint import load_deployable, save_deployable
 
 RECORDING = BUNDLED / "digits_demo" / "3_emil_0.flac"
@@ -44,14 +46,20 @@ def test_train_leaves_every_file_of_a_run(run):
     assert len(record["data_fingerprint"]) == 64
     history = table(folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint_epoch_2.pt", best(folder).name}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "checkpoint_epoch_1.pt",
+        "checkpoint_epoch_2.pt",
+        best(folder).name,
+        best(folder).with_suffix(".packed").name,
+    }
     assert best(folder).name == f"checkpoint_epoch_{results['best_epoch']}_best.pt"
 
 
 def test_loggers_are_told_every_epoch_and_the_results(compose, cache, tmp_path):
-    act(compose, tmp_path, cache, "trainer=debug", "trainer.epochs=2", "trainer.tensorboard=true")
+    with without_figures():
+        act(compose, tmp_path, cache, "trainer=debug", "trainer.epochs=2", "trainer.tensorboard=true")
     found = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in found.Scalars("train_loss")] == [1, 2]
+    assert [event.step for event in found.Scalars("train/loss")] == [1, 2]
     accuracy = json.loads((tmp_path / "results.json").read_text())["metrics"]["test"]["accuracy"]
     assert found.Scalars("results/metrics.test.accuracy")[0].value == pytest.approx(accuracy)
 
@@ -80,9 +88,17 @@ def test_sizes_are_counted_from_the_stored_weights(run):
 def test_evaluate_gives_the_same_metrics_to_the_last_digit(run, compose, cache, tmp_path, capsys):
     folder, results, _ = run
     act(compose, tmp_path, cache, "action=evaluate", f"checkpoint={best(folder)}")
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert found["metrics"]["test"] == results["metrics"]["test"]
-    assert repr(results["metrics"]["test"]["loss"]) in capsys.readouterr().out
+    found = evaluation(best(folder))["metrics"]
+    assert (found["test"], found["test_per_class"]) == (
+        results["metrics"]["test"],
+        results["metrics"]["test_per_class"],
+    )
+    predictions = best(folder).with_name(f"{best(folder).stem}_test_predictions.csv")
+    assert predictions.read_bytes() == (folder / "predictions.csv").read_bytes()
+    printed = capsys.readouterr().out
+    assert repr(results["metrics"]["test"]["loss"]) in printed
+    assert f"{best(folder).with_suffix('')}_test.json" in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluate_refuses_what_would_be_another_experiment(run, compose, cache, tmp_path):
@@ -102,7 +118,7 @@ def test_evaluate_refuses_other_data(run, compose, cache, tmp_path):
 
 
 def probabilities(line):
-    return np.array([float(cell) for cell in line.split("\t")[2:]])
+    return np.array([float(cell) for cell in line.split("\t")[2:-1]])
 
 
 def test_predict_agrees_over_rates_channels_and_formats(run, compose, cache, tmp_path, capsys):
@@ -116,8 +132,10 @@ def test_predict_agrees_over_rates_channels_and_formats(run, compose, cache, tmp
     soundfile.write(sounds / "c_16kHz.wav", upsampled_N, 2 * rate_hz)
     (sounds / "d_broken.wav").write_bytes(b"RIFF")
     (sounds / "notes.txt").write_text("not audio")
-    act(compose, tmp_path, cache, "action=predict", f"checkpoint={best(folder)}", f"audio={sounds}")
-    header, *lines = capsys.readouterr().out.splitlines()
+    with pytest.raises(ValueError, match=rf"^1 of 4 files of audio={sounds} were not predicted"):
+        act(compose, tmp_path, cache, "action=predict", f"checkpoint={best(folder)}", f"audio={sounds}")
+    printed = capsys.readouterr()
+    header, *lines = printed.out.splitlines()
     assert header.split("\t")[:3] == ["file", "label", "p(0)"]
     rows = [line for line in lines if "\t" in line]
     assert len(rows) == 3
@@ -127,7 +145,7 @@ def test_predict_agrees_over_rates_channels_and_formats(run, compose, cache, tmp
     np.testing.assert_allclose(probabilities(rows[0]), probabilities(rows[1]), atol=1e-4)
     # Linear interpolation bends the upper octave a little; the probabilities stay close.
     np.testing.assert_allclose(probabilities(rows[0]), probabilities(rows[2]), atol=0.15)
-    assert any("d_broken.wav" in line and line.startswith("passed over") for line in lines)
+    assert f"not predicted: {sounds / 'd_broken.wav'} is not readable as audio" in printed.err
     assert not any("notes.txt" in line for line in lines)
 
 
@@ -138,6 +156,42 @@ def test_predict_gives_the_probability_that_the_test_gave(run, compose, cache, t
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split("\t")[1] == row["prediction"]
     assert probabilities(line).max() == pytest.approx(float(row["score"]), abs=1e-4)
+    main(["predict", str(best(folder)), str(RECORDING)])  # as of a wheel, without any config
+    assert capsys.readouterr().out.splitlines()[1] == line
+
+
+def test_predict_names_each_file_that_it_cannot_use_and_notes_what_means_nothing(run, compose, cache, tmp_path, capsys):
+    folder, _, _ = run
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    waveform_N, rate_hz = soundfile.read(RECORDING)
+    whole = (sounds / "a.flac", RECORDING.read_bytes())
+    lying = bytearray(whole[1])
+    lying[21:26] = [lying[21] | 0xF, 255, 255, 255, 255]  # 2^36 - 1 samples
+    (sounds / "b_lying.flac").write_bytes(lying)
+    whole[0].write_bytes(whole[1])
+    os.mkfifo(sounds / "c_fifo.wav")
+    (sounds / "d_folder.wav").mkdir()
+    soundfile.write(sounds / "e_loud.wav", 1e30 * waveform_N, rate_hz, subtype="FLOAT")
+    soundfile.write(sounds / "f_nan.wav", np.nan * waveform_N, rate_hz, subtype="FLOAT")
+    soundfile.write(sounds / "g_slow.wav", waveform_N, 1)
+    soundfile.write(sounds / "h_silent.wav", np.zeros(8000), rate_hz)
+    soundfile.write(sounds / "i_short.wav", waveform_N[2000:2100], rate_hz)
+    soundfile.write(sounds / "j_long.flac", np.resize(waveform_N, 61 * rate_hz), rate_hz)
+    whole[0].with_name("k\x1b[2J.flac").write_bytes(whole[1])
+    with pytest.raises(
+        ValueError, match=rf"^6 of 11 files of audio={sounds} were not predicted, for the reasons above"
+    ):
+        act(compose, tmp_path, cache, "action=predict", f"checkpoint={best(folder)}", f"audio={sounds}")
+    printed = capsys.readouterr()
+    header, *rows = (line.split("\t") for line in printed.out.splitlines())
+    assert header[-1] == "note"
+    notes = {row[0].removeprefix(f"{sounds}/")[0]: row[-1] for row in rows}
+    assert notes == {"a": "", "h": "silence", "i": "shorter than one frame of 32 ms", "j": "longer than 60 s", "k": ""}
+    assert rows[-1][1:] == rows[0][1:]
+    assert "\x1b" not in printed.out
+    told = [line for line in printed.err.splitlines() if line.startswith("not predicted: ")]
+    assert [line.removeprefix(f"not predicted: {sounds}/")[0] for line in told] == list("bcdefg")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +210,7 @@ def test_missing_arguments_are_one_sentence(compose, cache, tmp_path, overrides,
 
 
 def test_a_folder_without_audio_is_named(compose, cache, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no file ending in \.wav"):
+    with pytest.raises(ValueError, match=r"contains no file ending in \.wav"):
         act(compose, tmp_path, cache, "action=predict", f"audio={tmp_path}")
 
 

@@ -1,13 +1,17 @@
 """Runs of the constrained tasks through the composition root: what is reported is what deploys, and evaluate proves it."""
 
-import json
+from contextlib import nullcontext
+from functools import cache as once
 
 import pytest
 import torch
-from composition import experiment
-from run_files import best, results, table
+from composition import experiment, without_figures
+from omegaconf import OmegaConf
+from run_files import best, evaluation, results, table
 
-from speech_exp.tasks.task import CertificateError
+from speech_exp.experiment import Experiment
+from speech_exp.tasks.deployment import CertificateError
+from speech_exp.tasks.grids import Grid, row_shared
 from speech_exp.training.checkpoint import load_deployable, save_deployable
 
 SHORT = ("dataset=digits_demo", "trainer.device=cpu", "trainer.epochs=2", "model.hidden_size=12")
@@ -15,10 +19,11 @@ SHORT = ("dataset=digits_demo", "trainer.device=cpu", "trainer.epochs=2", "model
 
 @pytest.fixture(scope="module")
 def act(compose, cache):
-    def run(folder, *overrides, defaults=SHORT):
+    def run(folder, *overrides, defaults=SHORT, figures=False):
         built = experiment(compose(*defaults, f"cache_dir={cache}", *overrides), folder)
         built.overrides = overrides
-        built.build("action")(built)
+        with nullcontext() if figures else without_figures():
+            built.build("action")(built)
         return built
 
     return run
@@ -26,21 +31,49 @@ def act(compose, cache):
 
 def evaluate(act, folder, path):
     act(folder, "action=evaluate", f"checkpoint={path}", defaults=("dataset=digits_demo", "trainer.device=cpu"))
-    return json.loads((folder / "evaluation.json").read_text())
-
-
-@pytest.fixture(scope="module", params=["gru", "lstm", "lmu"])
-def float_run(request, act, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(f"float_{request.param}")
-    act(folder, "task=B1", f"model={request.param}", "seed=5")
-    return folder, request.param
+    return evaluation(path)
 
 
 @pytest.fixture(scope="module")
-def gru(act, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("float")
-    act(folder, "task=B1", "seed=5")
-    return folder
+def trained(act, tmp_path_factory):
+    """Folder of a float run of a model, trained when first asked for."""
+
+    @once
+    def folder_of(model):
+        folder = tmp_path_factory.mktemp(f"float_{model}")
+        act(folder, "task=B1", f"model={model}", "seed=5")
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(params=["gru", "lstm", "lmu"])
+def float_run(request, trained):
+    return trained(request.param), request.param
+
+
+@pytest.fixture
+def gru(trained):
+    return trained("gru")
+
+
+def refuse_other_memory(act, folder, name):
+    """A memory that hears the negative of its signals is as stable and on the same grid, but not the one of the config."""
+    content = load_deployable(str(best(folder / "run")))
+    content["network"][name] = -content["network"][name]
+    save_deployable(content, folder / "other_best.pt")
+    with pytest.raises(CertificateError, match=f"{name} is not that of the zero-order hold"):
+        evaluate(act, folder, folder / "other_best.pt")
+
+
+def assert_stored(folder, found):
+    """The bytes reported are those of a file beside the checkpoint, which gives the checkpoint's network again."""
+    path = best(folder).with_suffix(".packed")
+    assert path.stat().st_size == found["size"]["packed_bytes"]
+    content = load_deployable(str(best(folder)))
+    original = Experiment(OmegaConf.create(content["config"]), content["choices"], folder)
+    again = original.task.deployment.unpacked(original.network, path).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in content["network"].items())
 
 
 def test_a_budget_run_is_certified(float_run):
@@ -50,6 +83,7 @@ def test_a_budget_run_is_certified(float_run):
     assert found["certificate"]["details"]["recurrent_layer_bytes"] == found["size"]["recurrent_layer_bytes"]
     assert found["size"]["recurrent_layer_bytes"][0] <= found["size"]["budget_bytes"] == 36 * 1024
     assert "test_float" not in found["metrics"]
+    assert_stored(float_run[0], found)
 
 
 def test_powers_of_two_from_a_float_run(act, float_run, tmp_path):
@@ -73,9 +107,27 @@ def test_powers_of_two_from_a_float_run(act, float_run, tmp_path):
     assert all(torch.isin(saved[name], levels).all() for name in projected)
     assert found["certificate"]["checked"] == sum(saved[name].numel() for name in projected)
     assert found["size"]["packed_bytes"] < found["size"]["model_bytes"] / 4
+    assert_stored(tmp_path / "run", found)
     again = evaluate(act, tmp_path, best(tmp_path / "run"))
     assert again["metrics"]["test"] == found["metrics"]["test"]
     assert again["certificate"] == found["certificate"]
+    if model == "lmu":
+        refuse_other_memory(act, tmp_path, "encoder.layers.0.memory.B")
+
+
+def test_a_float_run_is_rounded_without_training(act, float_run, tmp_path):
+    start, model = float_run
+    typed = ("c_approach=row_shared", "task.fine_tune=false", f"task.float_checkpoint={start}", "seed=5")
+    act(tmp_path / "run", "task=C", f"model={model}", *typed)
+    found = results(tmp_path / "run")
+    assert (found["epochs"], found["best_epoch"]) == (0, 0)
+    assert found["metrics"]["test_float"] == results(start)["metrics"]["test"]
+    saved, trained = (load_deployable(str(best(folder)))["network"] for folder in (tmp_path / "run", start))
+    for name, weight in trained.items():
+        if not name.endswith((".memory.A", ".memory.B")):
+            assert torch.equal(saved[name], row_shared(weight, Grid(-8, 8))), name
+    again = evaluate(act, tmp_path, best(tmp_path / "run"))
+    assert (again["metrics"]["test"], again["certificate"]) == (found["metrics"]["test"], found["certificate"])
 
 
 def test_a_weight_off_the_grid_is_caught_by_evaluate_from_the_checkpoint_alone(act, gru, tmp_path):
@@ -106,6 +158,7 @@ def test_integers_from_a_float_run(act, float_run, tmp_path):
     assert found["certificate"]["kind"] == "integer_only"
     assert max(found["certificate"]["details"]["accumulator_bounds"].values()) < 2**31
     assert found["certificate"]["details"]["float_parts"] == []
+    assert_stored(tmp_path / "run", found)
     saved = load_deployable(str(best(tmp_path / "run")))["network"]
     weights = [value for value in saved.values() if value.numel() > 100]
     assert weights
@@ -113,6 +166,8 @@ def test_integers_from_a_float_run(act, float_run, tmp_path):
     again = evaluate(act, tmp_path, best(tmp_path / "run"))
     assert again["metrics"]["test"] == found["metrics"]["test"]
     assert again["certificate"] == found["certificate"]
+    if model == "lmu":
+        refuse_other_memory(act, tmp_path, "layers.0.B")
 
 
 def test_quantisation_aware_training_is_validated_in_integers(act, gru, tmp_path):
@@ -152,6 +207,17 @@ def test_a_teacher_is_trained_first_kept_and_changes_only_the_loss(act, tmp_path
     assert results(tmp_path / "one")["metrics"]["val"] != results(tmp_path / "plain")["metrics"]["val"]
 
 
+def test_a_teacher_has_all_the_sizes_that_the_budget_gave_its_student(act, tmp_path):
+    typed = ("model=lmu", "task=C", "task.budget_bytes=2304", "task.start_epoch=2", "kd=teacher")
+    act(tmp_path, *typed, defaults=SHORT[:-1])
+    student, teacher = (results(folder)["size"] for folder in (tmp_path, tmp_path / "teacher"))
+    for size in ("hidden_size", "memory_channels", "order"):
+        assert student[size] == teacher[size]
+    # They are numbers in the teacher's config, as its task A solves for nothing.
+    saved = load_deployable(str(best(tmp_path / "teacher")))["config"]["model"]
+    assert (saved["memory_channels"], saved["order"]) == (student["memory_channels"], student["order"])
+
+
 def test_a_run_on_other_data_is_no_start(act, gru, tmp_path):
     with pytest.raises(
         ValueError, match=r"task.float_checkpoint=.* was trained with dataset.split=official, this run has random"
@@ -161,7 +227,8 @@ def test_a_run_on_other_data_is_no_start(act, gru, tmp_path):
 
 def test_engines_stand_side_by_side_after_training_in_bfloat16_with_every_part(act, tmp_path):
     parts = ("objective.pooling=attention", "encoder.front_channels=8", "model=lstm", "trainer.precision=bf16")
-    act(tmp_path, "task=B2", "task.qat_epochs=1", *parts)
+    act(tmp_path, "task=B2", "task.qat_epochs=1", *parts, figures=True)
+    assert (tmp_path / "figures" / "flowchart.png").exists()
     found = results(tmp_path)
     assert found["certificate"]["details"]["integer_layers"] == ["front", "layers.0", "pooling", "output"]
     assert found["engines"]["integer"]["agreement"] > 0.9
@@ -177,6 +244,9 @@ def test_too_few_epochs_are_told_before_any_work(act, tmp_path):
 def test_dry_run_tells_the_size_and_trains_no_teacher(act, tmp_path, capsys):
     act(tmp_path, "task=C", "kd=teacher", "dry_run=true", "model.hidden_size=null")
     printed = capsys.readouterr().out
-    assert "45, the largest within 36,864 bytes a recurrent layer: 36,180 bytes (8,775 weights, 270 biases)" in printed
+    assert (
+        "hidden size 45: the largest within 36,864 bytes a recurrent layer, 36,180 bytes (8,775 weights, 270 biases)"
+        in printed
+    )
     assert "1 to 2" in printed
     assert list(tmp_path.iterdir()) == []

@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
-from composition import experiment
-from run_files import best, results, table
+from composition import experiment, without_figures
+from run_files import best, evaluation, results, table
 
-from speech_exp.training.state import StateFiles, newest
+from speech_exp.data import storage
+from speech_exp.training.state import StateFiles, states
 
 TINY = (
     "encoder=asr_small",
@@ -28,11 +31,12 @@ def act(compose, small_release, tmp_path_factory):
     prepared = tmp_path_factory.mktemp("prepared")
     where = ("dataset=gigaspeech", f"dataset.root={small_release}", f"dataset.prepared={prepared}")
 
-    def run(folder, *overrides):
+    def run(folder, *overrides, figures=False):
         built = experiment(compose(*where, *overrides, "trainer.device=cpu"), folder)
         own = ("action", "checkpoint", "audio", "decoder", "part", "dataset", "dataset.root", "dataset.prepared")
         built.overrides = tuple(one for one in (*where, *overrides) if one.partition("=")[0] in own)
-        built.build("action")(built)
+        with nullcontext() if figures else without_figures():
+            built.build("action")(built)
         return built
 
     return run
@@ -41,7 +45,7 @@ def act(compose, small_release, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(act, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    act(folder, *TINY, "model=lmu", "seed=3")
+    act(folder, *TINY, "model=lmu", "seed=3", figures=True)
     return folder
 
 
@@ -71,9 +75,9 @@ def test_a_run_broken_off_within_an_epoch_ends_as_one_that_was_not(run, act, tmp
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(StateFiles, "save", save_and_break_off)
         act(tmp_path, *same)
-    assert newest(tmp_path / "checkpoints").name == "checkpoint_epoch_0_batch_1.pt"
+    assert [path.name for path in states(tmp_path / "checkpoints")] == ["checkpoint_epoch_0_batch_1.pt"]
     act(tmp_path, *same)
-    assert json.loads((tmp_path / "run.json").read_text())["goes_on"]
+    assert json.loads((tmp_path / "run.json").read_text())["resumes"]
     last = [folder / "checkpoints" / "checkpoint_epoch_2.pt" for folder in (run, tmp_path)]
     expected, found = (torch.load(path, weights_only=True)["network"] for path in last)
     assert expected.keys() == found.keys()
@@ -82,26 +86,70 @@ def test_a_run_broken_off_within_an_epoch_ends_as_one_that_was_not(run, act, tmp
     assert results(tmp_path)["metrics"] == results(run)["metrics"]
 
 
+def test_a_recording_that_goes_away_during_training_ends_the_run(act, small_release, tmp_path, monkeypatch, capsys):
+    root = shutil.copytree(small_release, tmp_path / "release")
+    same = (
+        *TINY,
+        "dataset.workers=1",
+        f"dataset.root={root}",
+        f"dataset.prepared={tmp_path / 'prepared'}",
+        "model=gru",
+    )
+    monkeypatch.setattr(storage, "_PAUSES_S", (0.0, 0.0))
+    save = StateFiles.save
+
+    def save_and_lose(files, content, epoch, batches):
+        save(files, content, epoch, batches)
+        (root / "audio").rename(root / "elsewhere")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StateFiles, "save", save_and_lose)
+        with pytest.raises(storage.StorageError, match=r"\.opus cannot be read \(No such file or directory, 3 tries"):
+            act(tmp_path / "run", *same)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], "cannot be read" in record["error"]) == ("failed", True)
+    assert not (tmp_path / "run" / "results.json").exists()
+    (root / "elsewhere").rename(root / "audio")
+    act(tmp_path / "run", *same)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["resumes"]
+    assert "left out 3, named in run.json: 3 a garbage tag: no speech to learn\n" in capsys.readouterr().out
+
+
+def test_more_bad_audio_than_the_stated_share_ends_the_run(act, small_release, tmp_path):
+    root = shutil.copytree(small_release, tmp_path / "release")
+    (path,) = root.glob("audio/audiobook/**/*.opus")
+    path.write_bytes(path.read_bytes()[:200_000])
+    same = (*TINY, f"dataset.root={root}", f"dataset.prepared={tmp_path / 'prepared'}", "trainer.epoch_batches=null")
+    with pytest.raises(
+        ValueError, match=r"train utterances cannot be used, more than the share dataset\.max_dropped_share=0\.01 "
+    ):
+        act(tmp_path / "run", *same)
+    act(tmp_path / "run", *same, "dataset.max_dropped_share=0.9")
+    reasons = [item["reason"] for item in json.loads((tmp_path / "run" / "run.json").read_text())["dropped"]]
+    assert sum("before the segment's end" in reason for reason in reasons) > 1
+
+
 @pytest.mark.parametrize("part", ["validation", "test", "train"])
 def test_evaluate_gives_the_metrics_of_any_part(run, act, tmp_path, part):
     act(tmp_path, "action=evaluate", f"checkpoint={best(run)}", f"part={part}")
-    found = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
-    assert found.keys() == {part}
+    found = evaluation(best(run), part)["metrics"]
+    assert found.keys() == {part, f"{part}_edits"}
     if part != "train":
         expected = results(run)["metrics"]["val" if part == "validation" else part]
         assert found[part] == expected
     assert math.isfinite(found[part]["loss"])
 
 
-@pytest.mark.parametrize("storage", ["features", "shar"])
-def test_each_storage_gives_about_the_same_run(run, act, tmp_path, storage):
-    """Features are rounded to float16 and shards to 16 bit, so losses differ in the last digits alone."""
-    same = [*TINY, "model=lmu", "seed=3", "augment=none"]
-    act(tmp_path / "audio", *same)
-    act(tmp_path / storage, *same, f"dataset.storage={storage}")
-    losses = [results(tmp_path / one)["metrics"]["test"]["loss"] for one in ("audio", storage)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
-    assert losses[0] != pytest.approx(results(run)["metrics"]["test"]["loss"], rel=1e-6)  # which heard other speeds
+def test_each_storage_gives_about_the_same_run(run, act, tmp_path):
+    """Features are rounded to float16 and shards to 16 bit, so losses differ only in the last digits."""
+    losses = {}
+    for kind in ("audio", "features", "shar"):
+        act(tmp_path / kind, *TINY, "model=lmu", "seed=3", "augment=none", f"dataset.storage={kind}")
+        losses[kind] = results(tmp_path / kind)["metrics"]["test"]["loss"]
+    assert losses["features"] == pytest.approx(losses["audio"], rel=1e-2)
+    assert losses["shar"] == pytest.approx(losses["audio"], rel=1e-2)
+    # Which heard other speeds.
+    assert losses["audio"] != pytest.approx(results(run)["metrics"]["test"]["loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +162,8 @@ def test_each_storage_gives_about_the_same_run(run, act, tmp_path, storage):
     ids=lambda overrides: overrides[0],
 )
 def test_constraints_hold_on_it(act, tmp_path, overrides):
-    act(tmp_path, *TINY, "trainer.accumulate=2", "trainer.schedule=onecycle", *overrides)
+    short = (*TINY, "dataset.limits.max_s=5")  # integers take their time for each frame
+    act(tmp_path, *short, "trainer.accumulate=2", "trainer.schedule=onecycle", *overrides)
     assert results(tmp_path)["certificate"]["passed"]
 
 

@@ -1,14 +1,12 @@
 """Task B2 where only the recurrent layers compute in integers: recognisers, and classifiers with attention, at toy size."""
 
-import json
-
 import pytest
-from composition import experiment
-from run_files import best, results, table
+from composition import experiment, without_figures
+from run_files import best, evaluation, results, table
 
+from speech_exp.tasks.integer.conversion import integer_form
 from speech_exp.training.checkpoint import load_deployable, save_deployable
 
-# A few recordings of the bundled synthetic voices.
 FEW = ("dataset.index_ranges.test=[0,0]", "dataset.index_ranges.validation=[1,1]", "dataset.index_ranges.train=[2,5]")
 STRINGS = (
     "dataset=fsdd_strings",
@@ -23,11 +21,14 @@ EXACT = ("wer", "cer", "loss")
 
 
 @pytest.fixture(scope="module")
-def act(compose, cache):
+def act(compose, cache, few_digits):
+    root = f"dataset.root={few_digits}"
+
     def run(folder, *overrides):
-        built = experiment(compose(*overrides, f"cache_dir={cache}", "trainer.device=cpu"), folder)
-        built.overrides = tuple(one for one in overrides if one.partition("=")[0] in ("action", "checkpoint"))
-        built.build("action")(built)
+        built = experiment(compose(*overrides, root, f"cache_dir={cache}", "trainer.device=cpu"), folder)
+        built.overrides = (root, *(one for one in overrides if one.partition("=")[0] in ("action", "checkpoint")))
+        with without_figures():
+            built.build("action")(built)
         return built
 
     return run
@@ -42,7 +43,7 @@ def float_run(request, act, tmp_path_factory):
 
 def evaluate(act, folder, path):
     act(folder, "action=evaluate", f"checkpoint={path}", "dataset=digits_demo")
-    return json.loads((folder / "evaluation.json").read_text())
+    return evaluation(path)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,11 @@ def integer_run(act, float_run, tmp_path_factory):
     start, model = float_run
     folder = tmp_path_factory.mktemp(f"integer_{model}")
     typed = (f"model={model}", "task=B2", f"task.float_checkpoint={start}", "seed=3")
-    return folder, act(folder, *STRINGS, *BLOCKS, *typed).task
+    return folder, act(folder, *STRINGS, *BLOCKS, *typed)
 
 
 def test_a_float_run_is_converted_and_certified(float_run, integer_run):
-    (start, _), (folder, task) = float_run, integer_run
+    (start, _), (folder, run) = float_run, integer_run
     found, engines = results(folder), results(folder)["engines"]
     assert found["metrics"]["test_float"] == engines["float"]["metrics"] == results(start)["metrics"]["test"]
     assert found["metrics"]["test"] == engines["integer"]["metrics"] != engines["float"]["metrics"]
@@ -65,8 +66,9 @@ def test_a_float_run_is_converted_and_certified(float_run, integer_run):
     some_float = {"encoder.downsampling", "encoder.blocks.1.attention", "encoder.norm", "output"}
     assert some_float < set(details["float_parts"])
     assert max(details["accumulator_bounds"].values()) < 2**31
-    assert task.constrained == ("recurrent",)
-    assert "INT8 recurrent layers, integers alone from their input codes to their states" in task.constraint_lines()
+    constraint = run.task.constraint(integer_form(run.network), epochs=2)
+    assert constraint.parts == ("recurrent",)
+    assert "INT8 recurrent layers, integers alone from their input codes to their states" in constraint.lines
 
 
 def test_evaluate_finds_the_same_again_and_a_layer_that_was_changed(act, integer_run, tmp_path):
@@ -77,7 +79,7 @@ def test_evaluate_finds_the_same_again_and_a_layer_that_was_changed(act, integer
     content, layer = load_deployable(str(best(folder))), "encoder.blocks.1.recurrent"
     weights = content["network"]
     key = next(key for key in weights if key.startswith(f"network.{layer}.") and key.endswith(".product.bias"))
-    weights[key][3] = 2**31 - 1
+    weights[key][0] = 2**31 - 1
     save_deployable(content, tmp_path / "tampered_best.pt")  # sealed anew: only the layer itself can tell
     with pytest.raises(ValueError, match=rf"the accumulator {layer}\.\w+ may reach .* int32 ends at"):
         evaluate(act, tmp_path, tmp_path / "tampered_best.pt")

@@ -5,7 +5,7 @@ import torch
 from composition import experiment
 
 from speech_exp.actions.language_model import BuildLanguageModel, transcripts
-from speech_exp.data.readers import RecordingReader
+from speech_exp.data.corpus.readers import RecordingReader
 from speech_exp.objectives.decoders import Beam, Greedy
 from speech_exp.objectives.text import SYMBOLS, to_ids
 
@@ -31,7 +31,7 @@ def test_the_training_transcripts_become_a_file_that_the_decoder_reads(strings, 
 
 
 def test_transcripts_are_those_of_the_part_in_its_order(strings):
-    expected = [string.text for string in strings.features.parts["validation"].strings]
+    expected = [string.text for string in strings.data.parts["validation"].strings]
     assert list(transcripts(strings, "validation")) == expected
 
 
@@ -46,10 +46,10 @@ def test_no_audio_of_a_corpus_is_read_for_its_transcripts(compose, small_release
 
     monkeypatch.setattr(RecordingReader, "__call__", refuse)
     texts = list(transcripts(built, "train"))
-    assert len(texts) == len(built.features.parts["train"])
+    assert len(texts) == len(built.data.parts["train"])
     assert all(text and set(text) <= set(SYMBOLS) for text in texts)
     with pytest.raises(AssertionError, match="was read"):
-        next(built.features.parts["train"].in_order(1))
+        next(built.data.parts["train"].in_order(1))
 
 
 def test_a_text_file_takes_their_place_in_lower_case(strings, tmp_path, capsys):
@@ -65,7 +65,7 @@ def test_a_text_file_takes_their_place_in_lower_case(strings, tmp_path, capsys):
     [
         ("/nowhere.txt", r"text=/nowhere.txt cannot be read \(No such file"),
         ("speech_exp/data/digits_demo/3_emil_0.flac", "3_emil_0.flac is not UTF-8"),
-        ("/dev/null", "holds no word"),
+        ("/dev/null", "contains no word"),
     ],
 )
 def test_what_gives_no_model_is_one_sentence_and_leaves_no_file(strings, tmp_path, text, message):

@@ -11,15 +11,18 @@ import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import psutil
 import pytest
 from composition import experiment
 
-from speech_exp.reporting.status import missing_text, process_lives, status_text, sweep_status
-from speech_exp.reporting.sweep_record import Job, finish_job, finish_sweep, start_sweep
+from speech_exp.config_roles import config_hash
+from speech_exp.runs.environment import process, process_lives
+from speech_exp.sweeps.record import Job, finish_job, finish_sweep, start_sweep
+from speech_exp.sweeps.status import missing_text, status_text, sweep_status
 
 RUN = Path(__file__).parents[2] / "run.py"
 HISTORY = "epoch,train_loss,val_accuracy,val_loss,lr\n1,2.3,0.25,2.2,0.1\n2,1.9,0.5,1.7,0.1\n"
-CONFIG = "recipe: {epochs: 40}\ntrainer: {epochs: '${recipe.epochs}'}\n"
+CONFIG = {"trainer": {"epochs": 40}}
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +38,17 @@ def make(tmp_path):
 
     def write(name, record, history=HISTORY, silent_s=0.0):
         folder = tmp_path / name
-        (folder / ".hydra").mkdir(parents=True)
-        (folder / ".hydra" / "config.yaml").write_text(CONFIG)
+        folder.mkdir(parents=True)
         if record is not None:
             started = datetime.now(timezone.utc) - timedelta(seconds=100 + silent_s)
-            here = {"host": socket.gethostname(), "pid": os.getpid(), "started": started.isoformat()}
+            here = {"host": socket.gethostname(), **process(), "started": started.isoformat()}
+            here |= {"config": CONFIG, "config_hash": config_hash(CONFIG)}
             (folder / "run.json").write_text(json.dumps(here | record))
         if history:
             (folder / "history.csv").write_text(history)
+        if record and record.get("status") == "finished":
+            (folder / "checkpoints").mkdir()
+            (folder / "checkpoints" / "checkpoint_epoch_2_best.pt").touch()
         for path in [*folder.glob("*.*"), folder]:
             os.utime(path, (time.time() - silent_s,) * 2)
         return folder
@@ -77,7 +83,7 @@ def test_every_state_is_told(make, tmp_path, ended_pid):
     assert "ValueError: no such file" in text
     assert "\nstopped seed=2\n    KeyboardInterrupt: stopped by the user\n" in text
     assert f"\nstopped seed=4\n    its process {ended_pid} has ended" in text
-    assert "\nsilent seed=6\n    no sign since 83 minutes on node7" in text
+    assert "\nsilent seed=6\n    nothing written for 83 minutes on node7" in text
     assert "rerun" not in text  # this process, which started it, goes on
 
 
@@ -111,7 +117,8 @@ def test_what_is_missing_comes_with_the_command_once_the_sweep_is_over(make, tmp
     assert text.startswith("2 of 3 runs are not done:\nwaiting seed=2\n\nfailed seed=1\n    line 14\n")
     assert text.endswith(f"run.py -m seed=0,1,2 hydra.sweep.dir={tmp_path} resume=true")
     make("seed=2", {"status": "finished"})
-    (tmp_path / "seed=1" / "run.json").write_text('{"status": "finished"}')
+    whole = {"status": "finished", "config": CONFIG, "config_hash": config_hash(CONFIG)}
+    (tmp_path / "seed=1" / "run.json").write_text(json.dumps(whole))
     assert missing_text(sweep_status(tmp_path)) == ""
 
 
@@ -132,7 +139,7 @@ def test_runs_that_no_sweep_started_are_found_without_their_teachers(make, tmp_p
     assert states(tmp_path) == {"gru/one": "done", "lstm": "done"}
 
 
-@pytest.mark.parametrize("broken", ["run.json", "history.csv", ".hydra/config.yaml", "outcome.json"])
+@pytest.mark.parametrize("broken", ["run.json", "history.csv", "outcome.json"])
 def test_a_broken_record_is_told_and_hides_no_other_run(make, tmp_path, broken):
     make("a", {"status": "finished"})
     (make("b", {"status": "running"}) / broken).write_text("{]\n1,2\n")
@@ -143,9 +150,32 @@ def test_a_broken_record_is_told_and_hides_no_other_run(make, tmp_path, broken):
 
 
 def test_a_process_lives_until_it_has_ended(ended_pid):
-    assert process_lives(os.getpid())
-    assert process_lives(1)  # also another user's
-    assert not process_lives(ended_pid)
+    own = process()
+    assert process_lives(*own.values())
+    assert process_lives(1, psutil.Process(1).create_time())  # also another user's
+    assert not process_lives(ended_pid, time.time())
+    for broken in (None, "1", 10**30, -1):
+        assert not process_lives(broken, own["process_started_s"])
+
+
+def test_a_later_process_of_the_same_number_is_not_taken_for_the_run(make, tmp_path):
+    own = process()
+    make("a", {"status": "running", **own, "process_started_s": own["process_started_s"] - 3600})
+    make("b", {"status": "running"})
+    assert states(tmp_path) == {"a": "stopped", "b": "running"}
+
+
+def test_a_finished_run_without_its_best_checkpoint_says_so(make, tmp_path):
+    (best,) = (make("a", {"status": "finished"}) / "checkpoints").iterdir()
+    assert "gone" not in status_text(sweep_status(tmp_path))
+    best.unlink()
+    assert "\ndone a\n    its best checkpoint is missing" in status_text(sweep_status(tmp_path))
+
+
+def test_folders_that_hold_no_training_run_are_not_counted(make, tmp_path):
+    make("a", {"status": "finished"})
+    make("evaluation", None, history="")
+    assert states(tmp_path) == {"a": "done"}
 
 
 def test_the_action_prints_it_and_writes_nothing(compose, make, tmp_path, capsys):
@@ -205,10 +235,10 @@ def test_a_sweep_with_a_failing_run_is_followed_from_another_process(cache, tmp_
     process.send_signal(signal.SIGCONT)
     assert found == ["done", "failed", "running", "waiting"], out + err
     assert re.search(r"^done .*epoch 8 of 8 .* s  val_accuracy", out, re.M)
-    assert "model.hidden_size=0: expected at least 1" in out
+    assert "model.hidden_size=0: expected an integer of at least 1" in out
     out, err = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert "the whole comparison" in out
+    assert "full comparison" in out
     assert "2 of 4 runs are not done" in out
     assert out.endswith(f"seed=0,1 {failing} cache_dir={cache} hydra.sweep.dir={sweep} resume=true\n")
     assert "Traceback" not in err

@@ -25,9 +25,10 @@ def checkpoint(compose, tmp_path_factory):
         with torch.no_grad():
             built.network.output.weight.normal_(generator=generator)
             built.network.output.bias[1] = 5.0
-        features = built.extractor.num_features
+        features = built.front_end.extractor.num_features
         statistics = {"mean_F": torch.full((features,), -6.0), "std_F": torch.full((features,), 3.0)}
-        content = {"statistics": statistics, "network": built.network.state_dict(), "class_names": []}
+        content = {"front_end": statistics, "network": built.network.state_dict(), "class_names": []}
+        content["data_fingerprint"] = "0"
         save_deployable({**built.plain_config(), **content}, folder / "checkpoint_epoch_1_best.pt")
         return str(folder / "checkpoint_epoch_1_best.pt")
 
@@ -112,8 +113,12 @@ def test_times_count_the_frames_before_downsampling(checkpoint, predict, sounds,
             "features.normalization=utterance needs the whole utterance and cannot stream",
         ),
         (STREAMS, ("decoder=beam",), "a beam looks back: set decoder=greedy"),
-        (("dataset=digits_demo",), (), "the checkpoint is of objective=classification: leave streaming out"),
-        ((*STREAMS, "features=mfcc20"), (), "the checkpoint has features=mfcc20: leave streaming out"),
+        (("dataset=digits_demo",), (), "the checkpoint has objective=classification: leave streaming out"),
+        (
+            (*STREAMS, "features=mfcc20"),
+            (),
+            "the features of TorchMfcc need the whole utterance and cannot stream: leave streaming out",
+        ),
     ],
 )
 def test_what_cannot_stream_is_one_sentence_before_any_line(checkpoint, predict, sounds, capsys, made, typed, message):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shares import check_shares
 
-from speech_exp.data.batches import Batch, BatchSize, InMemoryUtterances
+from speech_exp.data.batches import BatchSize, InMemoryUtterances
+from speech_exp.features.batch import Batch
 
 FEATURES = 3
 

@@ -37,7 +37,7 @@ def test_the_pinned_fingerprint_is_that_of_the_real_recordings(fsdd_root: Path) 
 def test_loading_gives_recordings_contents_and_parts_that_belong_together(
     tiny_digits: Callable[..., Digits], tiny_root: Path
 ) -> None:
-    loaded = tiny_digits().load()
+    loaded = tiny_digits().recorded
     assert len(loaded.recordings) == len(loaded.contents) == 54
     assert {name: len(members) for name, members in loaded.parts.items()} == {"train": 36, "validation": 9, "test": 9}
     assert loaded.fingerprint == fingerprint(loaded.recordings, loaded.contents)
@@ -51,7 +51,7 @@ def test_a_wrong_name_is_dropped_and_a_bad_file_fails_when_its_waveform_is_asked
 ) -> None:
     (tiny_root / "recordings" / "three_anna_1.wav").write_bytes(b"x")
     (tiny_root / "recordings" / "0_anna_0.wav").write_bytes(b"")
-    loaded = tiny_digits().load()
+    loaded = tiny_digits().recorded
     assert [item.id for item in loaded.dropped] == ["three_anna_1.wav"]
     assert loaded.recordings[0].id == "0_anna_0"
     with pytest.raises(AudioError, match=r"^0_anna_0\.wav is empty"):
@@ -59,12 +59,12 @@ def test_a_wrong_name_is_dropped_and_a_bad_file_fails_when_its_waveform_is_asked
 
 
 def test_each_split_is_reached(tiny_digits: Callable[..., Digits]) -> None:
-    by_speaker = tiny_digits(split="speaker", test_speaker="bert").load().parts
+    by_speaker = tiny_digits(split="speaker", test_speaker="bert").recorded.parts
     assert {item.speaker for item in by_speaker["test"]} == {"bert"}
     assert {item.index for item in by_speaker["validation"]} == {0, 1}  # range unseen_validation
-    both = tiny_digits(split="speaker", test_speaker="bert", validation_speaker="cleo").load().parts
+    both = tiny_digits(split="speaker", test_speaker="bert", validation_speaker="cleo").recorded.parts
     assert {item.speaker for item in both["validation"]} == {"cleo"}
-    by_seed = [tiny_digits(split="random", split_seed=seed).load().parts for seed in (0, 0, 1)]
+    by_seed = [tiny_digits(split="random", split_seed=seed).recorded.parts for seed in (0, 0, 1)]
     assert by_seed[0] == by_seed[1] != by_seed[2]
 
 
@@ -83,18 +83,18 @@ def test_a_speaker_without_the_split_by_speaker_is_refused(
 def test_a_split_that_leaves_a_part_empty_is_refused(tiny_digits: Callable[..., Digits]) -> None:
     ranges = {"test": [0, 0], "validation": [50, 60], "train": [1, 5], "unseen_validation": [0, 1]}
     with pytest.raises(ValueError, match=r"dataset\.split=official leaves no recording for validation in .*change"):
-        tiny_digits(index_ranges=ranges).load()
+        _ = tiny_digits(index_ranges=ranges).recorded
     with pytest.raises(ValueError, match=r"dataset\.split=random leaves no recording for train"):
-        tiny_digits(split="random", shares={"test": 0.5, "validation": 0.5}).load()
+        _ = tiny_digits(split="random", shares={"test": 0.5, "validation": 0.5}).recorded
 
 
 def test_a_folder_without_recordings_is_refused(tiny_digits: Callable[..., Digits], tmp_path: Path) -> None:
     (tmp_path / "other" / "recordings").mkdir(parents=True)
     (tmp_path / "other" / "recordings" / "speech.wav").write_bytes(b"x")
     with pytest.raises(
-        ValueError, match=r"recordings holds no recording named .*\.wav or \.flac: change dataset\.root"
+        ValueError, match=r"recordings contains no recording named .*\.wav or \.flac: change dataset\.root"
     ):
-        tiny_digits(root=str(tmp_path / "other")).load()
+        _ = tiny_digits(root=str(tmp_path / "other")).recorded
 
 
 def test_a_data_set_that_is_nowhere_names_the_places_and_the_remedies(
@@ -102,7 +102,7 @@ def test_a_data_set_that_is_nowhere_names_the_places_and_the_remedies(
 ) -> None:
     monkeypatch.setenv("SPEECH_EXP_DATA", str(tmp_path / "shared"))
     with pytest.raises(ValueError, match="dataset=tiny was not found at") as caught:
-        tiny_digits(root=None).load()
+        _ = tiny_digits(root=None).recorded
     message = str(caught.value)
     for part in (
         str(tmp_path / "shared" / "tiny" / "recordings"),
@@ -136,8 +136,8 @@ def test_a_given_root_without_the_data_is_not_replaced_by_another(
 ) -> None:
     monkeypatch.setenv("SPEECH_EXP_DATA", str(tiny_root.parent))  # holds tiny/recordings
     with pytest.raises(ValueError, match=r"dataset=tiny was not found at .*typo"):
-        tiny_digits(root=str(tmp_path / "typo")).load()
+        _ = tiny_digits(root=str(tmp_path / "typo")).recorded
 
 
 def test_prepare_finds_a_data_set_that_needs_no_download(tiny_digits: Callable[..., Digits], tiny_root: Path) -> None:
-    assert tiny_digits().prepare() == tiny_root.resolve()
+    assert tiny_digits().fetch() == tiny_root.resolve()

@@ -1,4 +1,4 @@
-"""The bundled recordings are what their README and DESIGN section 3 say."""
+"""The bundled recordings are what their README says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import speech_exp.data
-from speech_exp.data.synthesize import fingerprint
+from speech_exp.data.synthetic.synthesize import fingerprint
 
 FOLDER = Path(speech_exp.data.__file__).parent / "digits_demo"
 VOICES = ("arthur", "bella", "craig", "daisy", "emil", "fern")

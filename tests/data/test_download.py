@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import threading
 import zipfile
@@ -238,18 +239,62 @@ def test_what_is_no_readable_zip_is_one_sentence_and_the_next_run_starts_anew(
     elif damage == "cut":
         server.content = good[:-1000]
     else:
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, content in members.items():
-                file.writestr(name, content)
-        start = packed.getvalue().index(b"0_anna_0.wav") + len("0_anna_0.wav")
-        server.content = packed.getvalue()[:start] + b"\xff" * 200 + packed.getvalue()[start + 200 :]
+        deflated = packed(members)
+        start = deflated.index(b"0_anna_0.wav") + len("0_anna_0.wav")
+        server.content = deflated[:start] + b"\xff" * 200 + deflated[start + 200 :]
     with pytest.raises(ValueError, match=r"archive\.zip.* zip archive .*run action=prepare again"):
         archive.fetch(root, "recordings")
     assert files_below(root) == []
     server.content = good
     archive.fetch(root, "recordings")
     assert_complete(root, tiny_root)
+
+
+def packed(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def encrypted(content: bytes) -> bytes:
+    """Of which the first file says that it is, in the archive's index."""
+    at = content.index(b"PK\x01\x02") + 8
+    return content[:at] + bytes([content[at] | 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            packed({f"{TOP}/recordings/0_a_0.wav": bytes(10**7)}),
+            "would unpack to 10,000,000 bytes, more than 100 times",
+        ),
+        (packed({f"{TOP}/recordings/0_a_0.wav": b"x"}, zipfile.ZIP_LZMA), "no sound zip archive"),
+        (packed({f"{TOP}/recordings/{'x' * 300}": b"x"}), "no sound zip archive"),
+        (encrypted(packed({f"{TOP}/recordings/0_a_0.wav": b"x"})), "no sound zip archive"),
+    ],
+    ids=["bomb", "lzma", "long name", "encrypted"],
+)
+def test_an_archive_that_must_not_be_unpacked_leaves_nothing(
+    archive: Archive, server: Server, root: Path, content: bytes, message: str
+) -> None:
+    server.content = content
+    with pytest.raises(ValueError, match=message):
+        archive.fetch(root, "recordings")
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system has no such links")
+def test_a_download_follows_no_link_that_somebody_left(archive: Archive, root: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    root.mkdir(parents=True)
+    (root / "archive.zip.part").symlink_to(precious)
+    with pytest.raises(ValueError, match=r"archive\.zip could not be downloaded \(.*archive\.zip\.part"):
+        archive.fetch(root, "recordings")
+    assert precious.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -339,6 +384,6 @@ def test_prepare_downloads_to_the_first_place_where_the_data_set_is_looked_for(
     monkeypatch.setattr(data_root, "user_cache", lambda: tmp_path / "user_cache")
     monkeypatch.delenv("SPEECH_EXP_DATA", raising=False)
     digits = tiny_digits(root=None, download=archive)
-    assert digits.prepare() == tmp_path / "user_cache" / "datasets" / "tiny"
-    assert len(digits.load().recordings) == 54
+    assert digits.fetch() == tmp_path / "user_cache" / "datasets" / "tiny"
+    assert len(digits.recorded.recordings) == 54
     assert_complete(tmp_path / "user_cache" / "datasets" / "tiny", tiny_root)

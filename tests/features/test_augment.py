@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_exp.data.batches import Batch
 from speech_exp.features.augment import SpecAugment
+from speech_exp.features.batch import Batch
 
 NOTHING: dict[str, Any] = {
     "time_masks": 0,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_exp.features.mfcc import FeatureExtractor, LibrosaMfcc, TorchMfcc
+from speech_exp.features.extractor import FeatureExtractor
+from speech_exp.features.mfcc import LibrosaMfcc, TorchMfcc
 
 RATE_HZ, WINDOW, HOP, MELS = 8000, 256, 128, 40
 

@@ -82,7 +82,7 @@ def test_loaded_statistics_are_used_as_they_are(mode: str) -> None:
     other_NF, lengths_U = frames([40, 10], seed=1)
     first, second = Normalizer(mode), Normalizer(mode)  # type: ignore[arg-type]
     first.fit(train_NF)
-    second.load({name: value.clone() for name, value in first.statistics().items()})
+    second.load({name: value.clone() for name, value in first.statistics().items()}, train_NF.shape[1])
     assert torch.equal(first(other_NF, lengths_U), second(other_NF, lengths_U))
     assert (
         first.statistics().keys() == second.statistics().keys() == ({"mean_F", "std_F"} if mode == "global" else set())

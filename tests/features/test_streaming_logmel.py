@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_exp.features.logmel import LogMel
-from speech_exp.features.streaming import StreamingLogMel
+from speech_exp.features.logmel import LogMel, StreamingLogMel
 
 # Odd windows, an FFT longer than the window, and a hop as long as it.
 SETTINGS = {

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 from composition import composing
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from speech_exp.command_line import UserError  # this module shows the plugin to Python
+from speech_exp.command_line.main import UserError  # this module shows the plugin to Python
 from speech_exp.launching.jobs import Executor
+from speech_exp.launching.options import read_options
 
 PROJECT = Path(__file__).parents[2]
 SlurmLauncher = importlib.import_module("hydra_plugins.speech_exp_slurm").SlurmLauncher
@@ -107,21 +109,60 @@ def test_the_run_is_set_up_by_shell_lines_that_bash_understands(executor, tmp_pa
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        ("slurm.nodes=two", "slurm.nodes=two: expected a whole number, change slurm.nodes"),
-        ("slurm.nodes=0", "slurm.nodes=0: expected more than 0, change slurm.nodes"),
-        ("slurm.tasks_per_node=0", "slurm.tasks_per_node=0: expected more than 0"),
-        ("slurm.memory_gb=-1", "slurm.memory_gb=-1: expected more than 0"),
-        ("slurm.time_min=1h", "slurm.time_min=1h: expected a whole number"),
-        ("hydra.launcher.array_parallelism=0", "slurm.array_parallelism=0: expected more than 0"),
-        ("slurm.gpus_per_node=-1", "slurm.gpus_per_node=-1: expected at least 0"),
+        ("slurm.nodes=two", "slurm.nodes=two: expected an integer of at least 1, change slurm.nodes"),
+        ("slurm.nodes=0", "slurm.nodes=0: expected an integer of at least 1, change slurm.nodes"),
+        ("slurm.memory_gb=-1", "slurm.memory_gb=-1: expected a number above 0 or null"),
+        ("slurm.time_min=1h", "slurm.time_min=1h: expected an integer"),
+        ("hydra.launcher.array_parallelism=0", "slurm.array_parallelism=0: expected an integer of at least 1"),
+        ("slurm.gpus_per_node=-1", "slurm.gpus_per_node=-1: expected an integer of at least 0"),
         ("slurm.sbatch=[exclusive]", "'exclusive' under slurm.sbatch or slurm.srun: expected an option like"),
-        ("slurm.setup=module load cuda", "slurm.setup=module load cuda: expected a list, each item a text"),
+        ("slurm.setup=module load cuda", "slurm.setup=module load cuda: expected a list, each item text"),
         ("+slurm.memory=3", "slurm.memory is unknown to"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_naming_the_key(executor, key, expected):
     with pytest.raises(UserError, match=f"error: {expected}"):
         executor(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("slurm.partition", "gpu\n#SBATCH --uid=0"),
+        ("slurm.account", "it's"),
+        ("slurm.qos", 'a"b'),
+        ("slurm.sbatch", ["--comment=a\nrm -r x"]),
+        ("slurm.sbatch", ["--comment='a b'"]),
+        ("slurm.sbatch", ["--comment\nrm=1"]),
+        ("slurm.srun", ["--export=a\nb"]),
+        ("slurm.setup", ["true\nrm -r x"]),
+        ("slurm.python", "python3\nrm"),
+        ("slurm.environment.A", 'x"; rm -r y; "'),
+        ("slurm.environment.A", "$(rm -r y)"),
+        ("slurm.environment.A", "`rm -r y`"),
+        ("slurm.environment.A", "x\\"),
+        ("slurm.environment.A", "x\nrm -r y"),
+    ],
+)
+def test_what_would_be_more_than_a_value_in_the_script_is_refused(compose, key, value):
+    node = compose("launcher=slurm").slurm
+    OmegaConf.update(node, key.removeprefix("slurm."), value, force_add=True)
+    with pytest.raises(ValueError, match=r"slurm\.") as refused:
+        read_options(OmegaConf.to_container(node))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["A-B", "A=1;B", "1A", "A B"])
+def test_a_name_that_is_no_variable_is_refused(compose, name):
+    node = OmegaConf.to_container(compose("launcher=slurm").slurm)
+    node["environment"][name] = "x"
+    with pytest.raises(ValueError, match=r"slurm\.environment has .*: expected the name of a variable"):
+        read_options(node)
+
+
+def test_a_folder_that_the_script_cannot_name_is_refused(executor):
+    with pytest.raises(UserError, match=r"error: hydra\.sweep\.dir=.*contains"):
+        executor('hydra.sweep.dir="/tmp/it\'s"')
 
 
 @pytest.mark.parametrize("package", ["submitit", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"])

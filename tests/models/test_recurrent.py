@@ -161,12 +161,10 @@ def test_a_convolution_front_is_padding_proof(training):
             torch.testing.assert_close(states_BTH[number, :length], alone_BTH[0], rtol=0, atol=TOLERANCE)
 
 
-def test_a_convolution_front_cannot_stream_and_has_an_odd_width():
+def test_a_convolution_front_cannot_stream():
     encoder = CompactEncoder(3, CELLS["gru"], False, 1, 0.0, front_channels=5)
     with pytest.raises(ValueError, match=r"set encoder\.front_channels=0"):
         encoder.initial_state(1, torch.zeros(1))
-    with pytest.raises(ValueError, match=r"encoder\.front_width=4: expected an odd number"):
-        CompactEncoder(3, CELLS["gru"], False, 1, 0.0, front_channels=5, front_width=4)
 
 
 @pytest.mark.parametrize("both", [False, True])

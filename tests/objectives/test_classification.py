@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.recurrent import GRU
 from speech_exp.objectives.classification import Classification, ClassificationNetwork

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.recurrent import GRU
 from speech_exp.objectives.ctc import Ctc, CtcOutput, frames_needed
@@ -316,11 +316,6 @@ def test_each_view_learns_from_the_other_one_alone():
     a, b = views.detach().softmax(-1)
     # The gradient of D(b || softmax(z)) with b fixed is softmax(z) - b.
     torch.testing.assert_close(with_it - without, torch.stack([a - b, b - a]), rtol=1e-4, atol=1e-5)
-
-
-def test_consistency_must_be_a_weight():
-    with pytest.raises(ValueError, match=r"objective\.consistency=-1\.0: expected a number from 0 on"):
-        Ctc(0.0, 0.0, -1.0, "wer")
 
 
 def test_what_selects_the_best_epoch():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_exp.objectives.decoders import Beam, Greedy, TimedWord
-from speech_exp.objectives.text import SYMBOLS, to_ids, to_text, words_apart
+from speech_exp.objectives.text import SYMBOLS, normalise_spaces, to_ids, to_text
 
 EXHAUSTIVE = {"beam": 100_000, "threshold": 1e4}
 
@@ -34,7 +34,7 @@ def test_greedy_collapses_the_best_path_of_each_utterance_alone(paths):
     expected = [list(collapsed(path)) for path in paths]
     assert Greedy().labels(logits_BTV, lengths_B) == expected
     assert Greedy().paths(logits_BTV, lengths_B) == paths
-    assert Greedy().decode(logits_BTV, lengths_B) == [words_apart(to_text(labels)) for labels in expected]
+    assert Greedy().decode(logits_BTV, lengths_B) == [normalise_spaces(to_text(labels)) for labels in expected]
 
 
 def path_of(text: str) -> list[int]:
@@ -170,7 +170,7 @@ def test_with_a_language_model_of_words_the_search_is_exact_over_its_words(
     logits_1TV = random_logits(seed, frames, 4)
     texts: defaultdict[str, float] = defaultdict(float)
     for labels, probability in probabilities(logits_1TV[0]).items():
-        texts[words_apart(to_text(labels))] += probability
+        texts[normalise_spaces(to_text(labels))] += probability
     exact = {
         text: math.log(probability)
         + weight * log10_of(WORDS_ARPA, [spelled[word] for word in text.split()])
@@ -210,12 +210,41 @@ def test_a_language_model_decides_between_words_that_sound_alike(tmp_path):
     assert Beam(beam=10, lm=lm, lexicon=str(words), lm_weight=4.0).decode(logits_1TV, lengths_B) == ["b"]
 
 
+FORKED_ARPA = """\\data\\
+ngram 1=7
+ngram 2=1
+
+\\1-grams:
+-2.0\t<unk>
+-99\t<s>\t0.0
+-2.0\t</s>
+-0.7\taa\t0.0
+-0.7\tab\t0.0
+-0.7\tac\t0.0
+-0.5\tbb\t0.0
+
+\\2-grams:
+-2.0\taa </s>
+
+\\end\\
+"""
+
+
+def test_a_narrow_beam_judges_a_prefix_by_the_best_word_that_it_may_become(tmp_path):
+    """Of the first letter the sounds say a rather than b, the words bb rather than any one of aa, ab, ac.
+
+    Without the words' scores, or with their sum, a beam of one would keep a.
+    """
+    rows = [[0.0, 0.0, 0.51, 0.49, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.33, 0.34, 0.33]]
+    logits_1TV = torch.tensor([rows]).clamp(min=1e-9).log()
+    lm = file_of(tmp_path, FORKED_ARPA)
+    assert Beam(**EXHAUSTIVE, lm=lm, lm_weight=1.0).decode(logits_1TV, torch.tensor([3])) == ["bb"]
+    assert Beam(beam=1, lm=lm, lm_weight=1.0).decode(logits_1TV, torch.tensor([3])) == ["bb"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"beam": 0}, "decoder.beam=0: expected at least 1"),
-        ({"beam": 1, "beam_symbols": 0}, "decoder.beam_symbols=0"),
-        ({"beam": 1, "threshold": 0.0}, "decoder.threshold=0.0"),
         ({"beam": 1, "lm": "/none.arpa"}, "decoder.lm=/none.arpa: no such file"),
         ({"beam": 1, "word_score": 1.0}, "decoder.word_score was set without a language model"),
         ({"beam": 1, "lexicon": __file__}, "decoder.lexicon was set without a language model"),
@@ -231,13 +260,37 @@ def test_a_language_model_must_hold_words_and_be_readable(tmp_path):
     with pytest.raises(ValueError, match="is a language model of characters"):
         Beam(beam=1, lm=file_of(tmp_path, CHARACTERS_ARPA), word_score=1.0)
     with pytest.raises(ValueError, match="no word of letters a to z"):
-        Beam(beam=1, lm=file_of(tmp_path, "\\data\\\nngram 1=1\n\n\\1-grams:\n-1\t42\n\n\\end\\\n"))
-    cut = Beam(beam=1, lm=file_of(tmp_path, WORDS_ARPA[:120]))
-    with pytest.raises(ValueError, match="KenLM cannot read it"):
-        cut.decode(torch.zeros(1, 2, 4), torch.tensor([2]))
+        Beam(beam=1, lm=file_of(tmp_path, WORDS_ARPA.replace("AB", "42").replace("b", "7")))
+    unlisted = Beam(beam=1, lm=file_of(tmp_path, WORDS_ARPA.replace("AB b", "AB x")))
+    with pytest.raises(
+        ValueError, match=r"lm\.arpa: KenLM cannot read it \(.*Word x was not seen.*\), change decoder\.lm$"
+    ) as caught:
+        unlisted.decode(torch.zeros(1, 2, 4), torch.tensor([2]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lexicon_that_is_no_text_is_one_sentence(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_bytes(b"\xff\xfe")
+    with pytest.raises(
+        ValueError, match=r"^decoder\.lexicon=.*words\.txt cannot be read as UTF-8 .*change decoder\.lexicon$"
+    ):
+        Beam(beam=1, lm=file_of(tmp_path, WORDS_ARPA), lexicon=str(words))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("words", [False, True])
+def test_scores_that_are_not_finite_are_one_sentence_and_padding_does_not_matter(tmp_path, value, words):
+    beam = Beam(beam=5, lm=file_of(tmp_path, WORDS_ARPA) if words else None)
+    logits_BTV, lengths_B = torch.zeros(2, 3, 4), torch.tensor([3, 2])
+    logits_BTV[1, 2, 3] = value
+    assert len(beam.decode(logits_BTV, lengths_B)) == 2
+    logits_BTV[1, 1, 3] = value
+    with pytest.raises(ValueError, match=r"NaN or infinite scores \(utterance 1 of the batch, frame 1\)"):
+        beam.decode(logits_BTV, lengths_B)
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
-    with pytest.raises(ValueError, match=r"pip install 'speech_exp\[asr\]' or set decoder=greedy"):
+    with pytest.raises(ValueError, match=r"pip install 'speech_exp\[asr\]' .*or set decoder=greedy"):
         Beam(beam=1)

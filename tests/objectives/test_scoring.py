@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_exp.objectives.scoring import Edits, character_edits, find_errors, word_edits
+from speech_exp.objectives.scoring import Edits, character_edits, edits_of_words, find_errors, word_edits
 
 
 def distance(reference: list[str], hypothesis: list[str]) -> int:
@@ -89,3 +89,17 @@ def test_a_table_of_confusions_starts_with_the_most_frequent():
 @pytest.mark.parametrize(("spoken", "heard", "marks"), [("a long word", "a word", "  D        "), ("ab", "cd", "S ")])
 def test_marks_stand_under_the_words(spoken, heard, marks):
     assert find_errors(["x"], [spoken], [heard]).worst[0].marks == marks
+
+
+@pytest.mark.parametrize("hypothesis", ["two one", "one two three", "won too", "", "nine one two", "one  two"])
+@pytest.mark.parametrize("characters", [False, True])
+def test_edits_of_words_add_up_to_those_of_the_utterance(hypothesis: str, characters: bool) -> None:
+    edits, sizes = edits_of_words("one two", hypothesis, characters)
+    whole = (character_edits if characters else word_edits)(["one two"], [hypothesis])
+    assert (sum(edits), sum(sizes)) == (whole.total, whole.reference)
+
+
+def test_an_edit_is_laid_to_its_word() -> None:
+    assert edits_of_words("one two six", "one too six", characters=False) == ([0, 1, 0], [1, 1, 1])
+    assert edits_of_words("one two six", "one to sixth", characters=True) == ([0, 1, 2], [4, 4, 3])
+    assert edits_of_words("one two", "nine one two ten", characters=False) == ([1, 1], [1, 1])

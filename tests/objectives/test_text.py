@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_exp.data.transcripts import training_text
-from speech_exp.objectives.text import BLANK, SYMBOLS, scoring_text, to_ids, to_text, words_apart
+from speech_exp.data.gigaspeech.transcripts import training_text
+from speech_exp.objectives.text import BLANK, SYMBOLS, normalise_spaces, scoring_text, to_ids, to_text
 
 
 def test_there_are_29_symbols_and_the_blank_is_the_first():
@@ -34,8 +34,8 @@ def test_unknown_characters_are_named(text, named):
 
 
 def test_words_stand_one_space_apart():
-    assert words_apart("  one   two ") == "one two"
-    assert words_apart(" ") == ""
+    assert normalise_spaces("  one   two ") == "one two"
+    assert normalise_spaces(" ") == ""
 
 
 @pytest.mark.parametrize(

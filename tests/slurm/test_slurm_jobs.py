@@ -164,7 +164,7 @@ def disturb(disturbance, process, cluster, sweep):
 
 
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
-def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
+def test_a_disturbed_job_resumes_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
     """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
     again. Both times the job starts anew in its folder and takes the training up."""
     long = (
@@ -173,18 +173,18 @@ def test_a_disturbed_job_goes_on_to_the_numbers_of_an_undisturbed_one(start, clu
         "seed=3",
     )  # outlives the time between signal and kill
     disturbed = disturb(disturbance, start(*long), cluster, tmp_path / "sweep")
-    assert json.loads((disturbed / "run.json").read_text())["goes_on"] is True
+    assert json.loads((disturbed / "run.json").read_text())["resumes"] is True
     check_equal(disturbed, whole(cluster, tmp_path / "whole", *long))
 
 
-def test_a_job_whose_time_is_over_goes_on_in_another(start, cluster, tmp_path):
+def test_a_job_whose_time_is_over_resumes_in_another(start, cluster, tmp_path):
     """SLURM itself signals: 30 s before the end of the minute that the job asked for."""
     long = ("trainer.epochs=1000", "seed=4")
     process = start(*long, "slurm.time_min=1", "slurm.signal_delay_s=30", "slurm.max_num_timeout=20")
     status, out, err = finish(process)
     assert status == 0, err
     (run,) = (path.parent for path in tmp_path.glob("sweep/*/results.json"))
-    assert json.loads((run / "run.json").read_text())["goes_on"] is True
+    assert json.loads((run / "run.json").read_text())["resumes"] is True
     ((_, state, _, _),) = cluster.accounts(number_of(out))
     assert state == "COMPLETED"
     logs = "".join(path.read_text() for path in tmp_path.glob("sweep/.submitit/*/*_log.err"))
@@ -214,7 +214,7 @@ def test_two_tasks_are_put_into_the_queue_again_together(start, cluster, tmp_pat
     process = start(*TWO, "trainer.epochs=100", "trainer.checkpoint_every_s=0.2")
     run = disturb(disturbance, process, cluster, tmp_path / "sweep")
     record = json.loads((run / "run.json").read_text())
-    assert (record["status"], record["goes_on"], record["processes"]) == ("finished", True, 2)
+    assert (record["status"], record["resumes"], record["processes"]) == ("finished", True, 2)
     assert epochs_done(run) == 100
 
 
@@ -233,7 +233,7 @@ def test_a_search_learns_from_jobs_and_completes_its_trials(start, cluster, tmp_
     assert status == 0, err
     status, out, err = finish(start(*typed, "hydra.sweeper.n_trials=4"))
     assert status == 0, err
-    assert "2 of 4 trials are finished already" in out
+    assert "2 of 4 trials are already finished" in out
     results = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/results.json")]
     assert len(results) == 4
     best = max(one["metrics"]["val"]["accuracy"] for one in results)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.objectives.classification import Classification
 from speech_exp.tasks.distillation import Distillation
 
@@ -31,30 +31,31 @@ def softmax(logits, tau):
 def test_the_loss_by_hand():
     teacher, student = [[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]], [[1.0, 0.5, 0.0], [0.3, 0.2, -2.0]]
     distillation = Distillation(tau=3.0, alpha=0.6)
-    distillation.teacher = Logits(teacher)
     divergence = cross_entropy = 0.0
     for row, (one, other) in enumerate(zip(teacher, student, strict=True)):
         p, q = softmax(one, 3.0), softmax(other, 3.0)
         divergence += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 2
         cross_entropy -= math.log(softmax(other, 1.0)[row]) / 2
     expected = 0.6 * 9 * divergence + 0.4 * cross_entropy
-    assert distillation.loss(OBJECTIVE, Logits(student), BATCH).item() == pytest.approx(expected, rel=1e-5)
+    assert distillation.loss(Logits(teacher), OBJECTIVE, Logits(student), BATCH).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_a_student_equal_to_its_teacher_has_only_the_objective_left():
     logits = [[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]]
     distillation = Distillation(tau=2.0, alpha=0.25)
-    distillation.teacher = Logits(logits)
     expected = 0.75 * OBJECTIVE.loss(torch.tensor(logits), BATCH)
-    assert distillation.loss(OBJECTIVE, Logits(logits), BATCH).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert distillation.loss(Logits(logits), OBJECTIVE, Logits(logits), BATCH).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_the_teacher_gets_no_gradient_and_stays_in_evaluation():
     distillation = Distillation(tau=3.0, alpha=1.0)
-    distillation.teacher = Logits([[2.0, 0.0], [0.0, 1.0]])
-    distillation.teacher.train()
+    teacher = Logits([[2.0, 0.0], [0.0, 1.0]]).train()
     student = Logits([[0.0, 0.0], [0.0, 0.0]])
-    distillation.loss(OBJECTIVE, student, BATCH).backward()
+    distillation.loss(teacher, OBJECTIVE, student, BATCH).backward()
     assert student.logits_BV.grad.abs().sum() > 0
-    assert distillation.teacher.logits_BV.grad is None
-    assert not distillation.teacher.training
+    assert teacher.logits_BV.grad is None
+    assert not teacher.training

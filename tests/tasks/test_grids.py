@@ -324,15 +324,6 @@ def test_exponents_in_use():
         assert exponents_of_powers(empty) is None and exponents_of_apot2(empty) is None
 
 
-@pytest.mark.parametrize(
-    ("k_min", "k_max", "message"),
-    [
-        (3, 1, r"task\.k_min=3, task\.k_max=1: expected k_min <= k_max, change task\.k_min or task\.k_max"),
-        (-127, 0, r"task\.k_min=-127: expected an exponent .* -126 to 127, change task\.k_min"),
-        (0, 128, r"task\.k_max=128: expected an exponent .* -126 to 127, change task\.k_max"),
-        (0.5, 1, r"task\.k_min=0\.5, task\.k_max=1: expected whole numbers"),
-    ],
-)
-def test_a_grid_without_meaning_is_refused(k_min, k_max, message):
-    with pytest.raises(ValueError, match=message):
-        Grid(k_min, k_max)
+def test_an_empty_grid_is_refused():
+    with pytest.raises(ValueError, match=r"task\.k_min=3, task\.k_max=1: expected k_min <= k_max"):
+        Grid(3, 1)

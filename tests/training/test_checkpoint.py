@@ -9,9 +9,15 @@ import torch
 from speech_exp.training import checkpoint
 
 
+def deployable(**changes):
+    """All parts of a deployable model, of a network of three numbers."""
+    content = {"choices": {"model": "gru"}, "config": {"seed": 0}, "front_end": {}, "network": {"w": torch.randn(3)}}
+    return content | {"class_names": ["a"], "data_fingerprint": "0"} | changes
+
+
 def test_a_saved_checkpoint_comes_back(tmp_path):
     path = tmp_path / "new" / "best.pt"
-    content = {"network": {"w": torch.randn(3)}, "config": {"a": [1, "b", None], "b": {}}}
+    content = deployable(config={"a": [1, "b", None], "b": {}})
     checkpoint.save_deployable(content, path)
     loaded = checkpoint.load_deployable(str(path))
     assert torch.equal(loaded["network"]["w"], content["network"]["w"])
@@ -22,15 +28,15 @@ def test_a_saved_checkpoint_comes_back(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "best.pt"
-    checkpoint.save_deployable({"old": 1}, path)
+    checkpoint.save_deployable(deployable(data_fingerprint="old"), path)
 
     def full(*_args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ValueError, match=r"could not be written \(No space left on device\): free space"):
-        checkpoint.save_deployable({"old": 2}, path)
-    assert checkpoint.load_deployable(str(path))["old"] == 1
+    with pytest.raises(OSError, match=r"No space left on device.*best\.pt"):
+        checkpoint.save_deployable(deployable(), path)
+    assert checkpoint.load_deployable(str(path))["data_fingerprint"] == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["best.pt"]
 
 
@@ -95,7 +101,7 @@ def test_a_training_state_is_not_a_deployable_model(tmp_path):
 )
 def test_a_changed_checkpoint_is_refused(tmp_path, change):
     path = tmp_path / "best.pt"
-    checkpoint.save_deployable({"network": {"w": torch.randn(3)}, "config": {"seed": 0}}, path)
+    checkpoint.save_deployable(deployable(), path)
     content = torch.load(path, weights_only=True)
     change(content)
     torch.save(content, path)

@@ -143,7 +143,7 @@ from speech_exp.training.monitor import Watchdog
 
 with Watchdog(0.2) as watchdog:
     watchdog.step()
-    watchdog.rest()
+    watchdog.pause()
     time.sleep(0.6)
     print("rest is over", file=sys.stderr, flush=True)
     watchdog.step()

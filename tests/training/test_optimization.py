@@ -1,19 +1,20 @@
 """Learning-rate schedules, and steps whose parts are computed one after the other."""
 
 import copy
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.recurrent import GRU
 from speech_exp.objectives.classification import Classification
 from speech_exp.objectives.ctc import Ctc
 from speech_exp.training.optimization import Optimization
-from speech_exp.training.runtime import set_up
+from speech_exp.training.runtime import Runtime, set_up
 
 
 def optimization(network: nn.Module, steps: int = 40, **changes) -> Optimization:
@@ -29,7 +30,7 @@ def rates(**changes) -> list[float]:
     found = []
     for _ in range(40):
         found.append(one.lr)
-        one.step([(batch, 1.0)], lambda part: network(part.features_BTF).square().sum())
+        one.step([(batch, 1.0)], lambda part: network(part.features_BTF).square().sum(), nullcontext())
     return [*found, one.lr]
 
 
@@ -82,7 +83,7 @@ def test_the_parts_of_a_batch_make_the_step_of_the_whole(objective, parts):
         def loss_of(part, model=model):
             return objective.loss(model(part.features_BTF, part.lengths_B), part)
 
-        value = one.step(list(zip(split, shares, strict=True)), loss_of)
+        value = one.step(list(zip(split, shares, strict=True)), loss_of, nullcontext())
         found.append((value, [parameter.grad for parameter in model.parameters()]))
     tolerance = 1e-5 if batch.target_lengths_B is None else 1e-12
     assert found[0][0] == pytest.approx(found[1][0], rel=tolerance)
@@ -90,8 +91,36 @@ def test_the_parts_of_a_batch_make_the_step_of_the_whole(objective, parts):
         torch.testing.assert_close(whole, summed, rtol=0.0, atol=tolerance)
 
 
+def stepped(precision: str, factor: float) -> tuple[Optimization, nn.Linear]:
+    """After one step; fp16, which trains on a GPU alone, computes on a CPU too."""
+    torch.manual_seed(0)
+    network = nn.Linear(4, 3)
+    settings = {"lr": 0.1, "weight_decay": 0.0, "schedule": "constant", "warmup_share": 0.0, "clip_norm": 1e9}
+    one = Optimization(network, Runtime(torch.device("cpu"), precision), 5, **settings)
+    batch = Batch(torch.ones(2, 1, 4), torch.ones(2, dtype=torch.int64), torch.zeros(2), None, ["u", "v"])
+    one.step([(batch, 1.0)], lambda part: factor * network(part.features_BTF).float().square().mean(), nullcontext())
+    return one, network
+
+
 def test_half_precision_losses_are_scaled_and_gradients_are_not():
-    """The scaler exists on a GPU alone; here it must be switched off."""
-    assert not optimization(nn.Linear(1, 1)).scaler.is_enabled()
+    (plain, network), (half, other) = stepped("fp32", 1.0), stepped("fp16", 1.0)
+    assert not plain.scaler.is_enabled()
+    assert half.scaler.get_scale() == 2.0**16
+    assert half.gradient_norm.item() == pytest.approx(plain.gradient_norm.item(), rel=2**-8)  # rounded to 11 bits
+    torch.testing.assert_close(other.weight.grad, network.weight.grad, rtol=2**-8, atol=2**-10)
+    torch.testing.assert_close(other.weight, network.weight, rtol=0, atol=1e-3)
+
+
+def test_a_scaled_gradient_that_overflows_leaves_the_weights_and_halves_the_scale():
+    torch.manual_seed(0)
+    before = nn.Linear(4, 3).weight
+    half, network = stepped("fp16", 1e35)  # times 2^16 is too large for float32
+    assert not half.gradient_norm.isfinite()
+    assert torch.equal(network.weight, before)
+    assert half.scaler.get_scale() == 2.0**15
+    assert half.steps_done == 1
+
+
+def test_half_precision_is_refused_on_a_cpu():
     with pytest.raises(ValueError, match=r"trainer\.precision=fp16 needs a GPU"):
         set_up("cpu", "fp16", True)

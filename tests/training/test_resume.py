@@ -1,6 +1,7 @@
-"""A fit that is broken off after any batch or epoch and taken up ends bit for bit as one that was never broken off."""
+"""Training that is interrupted after any batch or epoch and resumed ends bit for bit as one that was never interrupted."""
 
 import itertools
+import os
 
 import pytest
 import tiny
@@ -13,10 +14,10 @@ from speech_exp.tasks.approaches.ste import Ste
 from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.integer_inference import IntegerInference
 from speech_exp.tasks.power_of_two import PowerOfTwo
-from speech_exp.tasks.task import Task
-from speech_exp.training.fitting import Fitting
+from speech_exp.tasks.unconstrained import Unconstrained
+from speech_exp.training.loop import TrainingLoop
 from speech_exp.training.runtime import seed_everything
-from speech_exp.training.state import StateFiles, newest, states
+from speech_exp.training.state import StateFiles, newest_intact, states
 
 MASKS = {"time_masks": 1, "time_mask_share": 0.3, "feature_masks": 1, "feature_mask_width": 1}
 NOISE = {"gain_std": 0.1, "shift_std": 0.1, "noise_std": 0.3}
@@ -46,19 +47,13 @@ def power_of_two(approach, **changes):
     return PowerOfTwo(approach, **given)
 
 
-def distilled():
-    kd = Distillation(3.0, 0.6)
-    kd.teacher = tiny.network("gru", seed=9)
-    return power_of_two(Ste(), distillation=kd)
-
-
 TASKS = {
-    "A": Task,
+    "A": Unconstrained,
     "inq": lambda: power_of_two(Inq([[0.3, 1], [0.8, 1], [1.0, 0]])),
     "ema": lambda: power_of_two(Ema(0.85)),
     "stochastic": lambda: power_of_two(Stochastic()),
     "snap_step": lambda: power_of_two(SnapStep(3)),
-    "ste with a teacher": distilled,
+    "ste with a teacher": lambda: power_of_two(Ste(), distillation=Distillation(3.0, 0.6)),
     "B2 with QAT": lambda: IntegerInference(10**6, False, 2, 1e-3, None),
 }
 
@@ -66,14 +61,16 @@ TASKS = {
 def fit(files, make_task, model="gru", seed=0, **changes):
     """A fit as a new process would make it, from the same command."""
     settings = {"schedule": "onecycle", "warmup_share": 0.3, "checkpoint_every_s": 1e-9} | changes
+    trainer = tiny.trainer(**settings)
+    phases = make_task().phases(trainer.epochs, tiny.network("gru", seed=9))
     seed_everything(seed)
     network = tiny.network(model, seed)
     network.dropout.p = 0.2  # torch's generator takes part
-    fitting = Fitting(
-        tiny.trainer(**settings),
+    fitting = TrainingLoop(
+        trainer,
         network,
         tiny.OBJECTIVE,
-        make_task(),
+        phases,
         SpecAugment(**MASKS, **NOISE),
         tiny.parts(),
         tiny.NAMES,
@@ -121,10 +118,10 @@ def test_a_fit_broken_off_anywhere_ends_as_one_that_was_not(tmp_path, name):
 @pytest.mark.parametrize("last", range(1, 8))
 def test_epochs_of_a_few_batches_are_broken_off_after_any_of_them(tmp_path, last):
     """Three of the five batches: after the third nothing is left of the epoch but its validation."""
-    expected = fit(KillingFiles(tmp_path / "whole", None), Task, epoch_batches=3)
+    expected = fit(KillingFiles(tmp_path / "whole", None), Unconstrained, epoch_batches=3)
     with pytest.raises(KilledError):
-        fit(KillingFiles(tmp_path / "b", None, last), Task, epoch_batches=3)
-    check_equal(expected, fit(KillingFiles(tmp_path / "b", tmp_path / "b"), Task, epoch_batches=3))
+        fit(KillingFiles(tmp_path / "b", None, last), Unconstrained, epoch_batches=3)
+    check_equal(expected, fit(KillingFiles(tmp_path / "b", tmp_path / "b"), Unconstrained, epoch_batches=3))
 
 
 def test_a_fit_may_be_broken_off_again_and_again(tmp_path):
@@ -141,9 +138,9 @@ def test_a_fit_may_be_broken_off_again_and_again(tmp_path):
 
 
 def test_early_stopping_is_remembered(tmp_path):
-    expected = fit(KillingFiles(tmp_path / "whole", None), Task, patience=1, epochs=30)
+    expected = fit(KillingFiles(tmp_path / "whole", None), Unconstrained, patience=1, epochs=30)
     assert expected[0].epochs < 30
-    found = fit(KillingFiles(tmp_path / "whole", tmp_path / "whole"), Task, patience=1, epochs=30)
+    found = fit(KillingFiles(tmp_path / "whole", tmp_path / "whole"), Unconstrained, patience=1, epochs=30)
     check_equal(expected, found)
 
 
@@ -153,15 +150,104 @@ def test_states_are_pruned_and_the_newest_is_found(tmp_path):
         kept.save({"state": {}}, epoch, batches)
     names = [path.name for path in states(tmp_path)]
     assert names == ["checkpoint_epoch_2.pt", "checkpoint_epoch_10.pt", "checkpoint_epoch_10_batch_3.pt"]
-    assert newest(tmp_path) == tmp_path / names[-1]
     (tmp_path / "checkpoint_epoch_12_best.pt").touch()  # the deployable model is no state
-    assert newest(tmp_path) == tmp_path / names[-1]
+    assert newest_intact(tmp_path)[0] == tmp_path / names[-1]
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def same(one, other):
+    """Whether two contents are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+def test_no_flipped_bit_of_a_state_is_taken_up(tmp_path):
+    """The bits that zip and pickle do not need may be any; a state that is taken up is what was saved."""
+    fit(KillingFiles(tmp_path, None), Unconstrained, epochs=1, checkpoint_every_s=None)
+    (path,) = states(tmp_path)
+    whole, content = path.read_bytes(), newest_intact(tmp_path)[1]
+    generator, refused = torch.Generator().manual_seed(0), 0
+    for bit in torch.randint(8 * len(whole), (300,), generator=generator).tolist():
+        path.write_bytes(flipped(whole, bit))
+        try:
+            _, found = newest_intact(tmp_path)
+        except ValueError:
+            refused += 1
+        else:
+            assert same(found, content), bit
+    assert refused > 150
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_taken(tmp_path, capsys):
+    expected = fit(StateFiles(tmp_path / "whole", 2, {}, None), Unconstrained)
+    files = KillingFiles(tmp_path / "b", None, last=13)
+    files.keep = 2
+    with pytest.raises(KilledError):
+        fit(files, Unconstrained)
+    older, newest = states(tmp_path / "b")
+    whole = newest.read_bytes()
+    newest.write_bytes(flipped(whole, 4 * len(whole)))  # in the midst of the weights
+    capsys.readouterr()
+    found = fit(StateFiles(tmp_path / "b", 2, {"seed": 0}, tmp_path / "b"), Unconstrained)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [f"skipped: {newest} is damaged (its digest does not match)", f"resuming from {older}"]
+    check_equal(expected, found)
+
+
+def test_a_new_state_replaces_the_damaged_one_that_is_further(tmp_path):
+    files = StateFiles(tmp_path, 1, {}, tmp_path)
+    files.save({"state": {}}, 1, 0)
+    (tmp_path / "checkpoint_epoch_2.pt").write_bytes(b"damaged")
+    assert files.load() is not None
+    files.save({"state": {}}, 1, 5)
+    assert [path.name for path in states(tmp_path)] == ["checkpoint_epoch_1_batch_5.pt"]
+
+
+def test_without_a_whole_state_nothing_starts_from_zero(tmp_path):
+    (tmp_path / "checkpoint_epoch_2.pt").write_bytes(b"damaged")
+    message = r"has no intact training state \(.*checkpoint_epoch_2.pt is not a readable checkpoint.*resume=false"
+    with pytest.raises(ValueError, match=message):
+        StateFiles(tmp_path, 1, {}, tmp_path).load()
 
 
 def test_a_state_of_another_run_is_refused_with_the_keys_that_differ(tmp_path):
     StateFiles(tmp_path, 1, {"trainer.lr": 0.1, "seed": 0}, None).save({"state": {}}, 1, 0)
-    with pytest.raises(ValueError, match=r"is of another run \(trainer\.lr=0\.1 there and 0\.2 here\).*resume=false"):
+    with pytest.raises(
+        ValueError, match=r"belongs to a different run \(trainer\.lr=0\.1 there and 0\.2 here\).*resume=false"
+    ):
         StateFiles(tmp_path, 1, {"trainer.lr": 0.2, "seed": 0}, tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({}, None),
+        ({"threads": 2}, "was saved with 1 CPU threads and is resumed with 2: "),
+        ({"commit": "b" * 40}, "was saved by commit aaaaaaaaaa, and this is commit bbbbbbbbbb: "),
+        ({"dirty": True}, "was saved by commit aaaaaaaaaa, and this is commit aaaaaaaaaa with changes: "),
+    ],
+)
+def test_other_threads_or_code_are_told_and_every_process_is_listed(tmp_path, capsys, change, warning):
+    first = {"threads": 1, "commit": "a" * 40, "dirty": False}
+    StateFiles(tmp_path, 1, {}, None, first).save({"state": {}}, 1, 0)
+    second = StateFiles(tmp_path, 1, {}, tmp_path, first | change)
+    second.load()
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert [warning in line for line in warnings] == ([True] if warning else [])
+    second.save({"state": {}}, 2, 0)
+    third = StateFiles(tmp_path, 1, {}, tmp_path, first)
+    third.load()
+    assert third.sessions == [first, first | change, first]
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
@@ -171,8 +257,8 @@ def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ValueError, match=r"could not be written \(No space left on device\)"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*checkpoint_epoch_2\.pt"):
         files.save({"state": {"epoch": 2}}, 2, 0)
     monkeypatch.undo()
     assert files.load()["state"]["epoch"] == 1

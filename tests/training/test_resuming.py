@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from speech_exp.training.resuming import Plan, alone, plan
+from speech_exp.training.resuming import Plan, plan, run_lock
 from speech_exp.training.state import StateFiles
 
 
@@ -22,7 +22,9 @@ def run_folder(folder, status, config_hash="abc", state=True, results=False):
 
 @pytest.mark.parametrize("resume", [None, True, False])
 def test_an_empty_folder_is_a_start(tmp_path, resume):
-    assert plan(tmp_path, resume, "abc") == Plan()
+    found = plan(tmp_path, resume, "abc")
+    assert (found.finished, found.start) == (None, None)
+    assert found.note == (f"resume=true: {tmp_path} contains nothing to resume, so the run starts" if resume else None)
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "finished"])
@@ -30,32 +32,56 @@ def test_a_run_that_was_begun_goes_on(tmp_path, status):
     folder = run_folder(tmp_path / "run", status)
     for resume in (None, True):
         assert plan(folder, resume, "abc") == Plan(start=folder / "checkpoints")
-    assert plan(folder, False, "abc") == Plan()
 
 
 def test_a_run_that_died_before_its_first_state_starts(tmp_path):
     folder = run_folder(tmp_path / "run", "running", state=False)
-    assert plan(folder, True, "abc") == Plan()
+    assert plan(folder, None, "abc") == Plan()
+    assert plan(folder, None, "other") == Plan()  # nothing is lost
 
 
 def test_a_finished_run_is_not_repeated(tmp_path):
     folder = run_folder(tmp_path / "run", "finished", results=True)
     for resume in (None, True):
         assert plan(folder, resume, "abc") == Plan(finished={"metrics": {}})
-    assert plan(folder, False, "abc") == Plan()
 
 
-def test_another_run_in_the_folder_is_replaced_unless_it_was_to_go_on(tmp_path):
-    """With resume=true the state is looked at, and refused with the keys that differ."""
-    folder = run_folder(tmp_path / "run", "finished", config_hash="other", results=True)
-    assert plan(folder, None, "abc") == Plan()
+@pytest.mark.parametrize("state", [True, False])
+def test_a_run_of_another_config_is_replaced_by_resume_false_alone_which_says_so(tmp_path, state):
+    folder = run_folder(tmp_path / "run", "finished", config_hash="other", state=state, results=True)
+    other = run_folder(tmp_path / "other", "failed")
+    ways_out = r"set hydra.run.dir to another folder, repeat its command, or replace it with resume=false"
+    for resume in (None, str(other), *([] if state else [True])):
+        with pytest.raises(ValueError, match=rf"run contains a run of another config: {ways_out}"):
+            plan(folder, resume, "abc")
+    if state:  # is looked at, and refused with the keys that differ
+        assert plan(folder, True, "abc") == Plan(start=folder / "checkpoints")
+    assert plan(folder, False, "abc") == Plan(note=f"resume=false: the run in {folder} is replaced")
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", None])
+def test_a_damaged_record_beside_whole_states_starts_nothing_from_zero(tmp_path, record):
+    folder = run_folder(tmp_path / "run", "interrupted")
+    (folder / "run.json").unlink()
+    if record is not None:
+        (folder / "run.json").write_bytes(record)
+    with pytest.raises(ValueError, match=r"run.json is missing or damaged: .* training state with resume=true, or"):
+        plan(folder, None, "abc")
     assert plan(folder, True, "abc") == Plan(start=folder / "checkpoints")
+
+
+def test_results_beside_a_damaged_record_are_not_replaced(tmp_path):
+    folder = run_folder(tmp_path / "run", "finished", state=False, results=True)
+    (folder / "run.json").write_text("{")
+    for resume in (None, True):
+        with pytest.raises(ValueError, match=r"run\.json is missing or damaged"):
+            plan(folder, resume, "abc")
 
 
 def test_a_run_goes_on_elsewhere(tmp_path):
     folder = run_folder(tmp_path / "run", "failed")
     assert plan(tmp_path / "new", str(folder), "abc") == Plan(start=folder / "checkpoints")
-    with pytest.raises(ValueError, match=r"resume=.*nothing holds no training state"):
+    with pytest.raises(ValueError, match=r"resume=.*nothing contains no training state"):
         plan(tmp_path / "new", str(tmp_path / "nothing"), "abc")
 
 
@@ -74,15 +100,8 @@ def test_what_went_on_elsewhere_to_its_end_is_not_repeated(tmp_path):
     assert plan(own, str(other), "abc") == Plan(finished={"metrics": {}})
 
 
-@pytest.mark.parametrize("status", ["interrupted", "finished"])
-def test_another_run_in_the_folder_does_not_keep_a_run_from_going_on_from_elsewhere(tmp_path, status):
-    other = run_folder(tmp_path / "other", "failed")
-    own = run_folder(tmp_path / "own", status, config_hash="other", results=status == "finished")
-    assert plan(own, str(other), "abc") == Plan(start=other / "checkpoints")
-
-
 def _hold(folder, begun, end):
-    with alone(folder):
+    with run_lock(folder):
         begun.set()
         end.wait(20)
 
@@ -94,10 +113,10 @@ def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(tmp_pa
     process.start()
     assert begun.wait(20)
     message = rf"{re.escape(str(tmp_path))} is in use by process {process.pid} on "
-    with pytest.raises(ValueError, match=message), alone(tmp_path):
+    with pytest.raises(ValueError, match=message), run_lock(tmp_path):
         pass
     process.kill()
     process.join()
-    with alone(tmp_path):
+    with run_lock(tmp_path):
         assert (tmp_path / ".lock.owner").exists()
     assert not (tmp_path / ".lock.owner").exists()

@@ -1,1 +1,1 @@
-"""Ways of training towards power-of-two weights, one strategy object each (task C)."""
+"""Approaches to training power-of-two weights (task C), one class each."""

@@ -1,92 +1,81 @@
-"""What the approaches of task C have in common: the points at which one acts, its grid, and how its weights are stored."""
+"""Base class of the approaches of task C: the points at which an approach acts, its grid, and how its weights are packed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
+from speech_exp.tasks.codes import PowerCode
 from speech_exp.tasks.grids import Grid, exponents_of_powers, is_power, nearest_power
+from speech_exp.tasks.packed import Coding
 
+Scope: TypeAlias = Literal["all", "rnn_only", "recurrent_matrices"]
 # Name -> one of the network's own parameters in scope; approaches change them in place.
 Weights: TypeAlias = Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Storage:
-    """What a device stores of the deployed weights, as code words of a fixed length; tables that decode them are not counted."""
-
-    bits_per_weight: float
-    total_bits: int
-    exponents: tuple[int, int] | None  # lowest and highest in use; None where all weights are 0
-
-    @classmethod
-    def of(cls, total_bits: int, weights: Weights, exponents: tuple[int, int] | None) -> Storage:
-        return cls(total_bits / max(1, count(weights)), total_bits, exponents)
-
-
 class Approach:
-    """One way through phase two, called as `begin`, then `begin_epoch`, steps and `act` in turn until progress is 1.
+    """One way to train phase two; called as `begin`, then `begin_epoch`, steps and `act` in turn until progress is 1.
 
-    It keeps its weights on the grid by projecting them at each `act`; an approach overrides what it does otherwise.
+    By default, each `act` projects the weights onto the grid; subclasses override what they do differently.
     """
 
     name: ClassVar[str]
-    scope: ClassVar[str | None] = None  # a scope that the approach fixes; None leaves task.scope to the user
+    scope: ClassVar[Scope | None] = None  # a scope that the approach requires; None lets the user choose task.scope
     takes_every_n_steps: ClassVar[bool] = True
-    has_schedule: ClassVar[bool] = False  # True: its last epochs matter most, so training must not stop before them
-    every_n_steps: int | None = None  # its own rhythm where task.every_n_steps is null; None: after each epoch
-    level_text: ClassVar[str] = "0 or ±2^k"  # what a deployed weight may be, for the flowchart
-    grid: Grid  # of `begin`
+    has_schedule: ClassVar[bool] = False  # True: the last epochs matter most, so training must not stop before them
+    every_n_steps: int | None = None  # default interval if task.every_n_steps is null; None: after each epoch
+    level_text: ClassVar[str] = "0 or ±2^k"  # possible deployed weights, for the flowchart
+    coding: ClassVar[Coding] = PowerCode()  # how deployed weights are coded in the packed model
+    grid: Grid  # set by `begin`
 
     def project(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """The exact deployable form of one tensor."""
+        """Return the exact deployable form of one tensor."""
         return nearest_power(weight, grid)
 
     def on_grid(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """For each element whether it may be deployed, found without `project`."""
+        """Whether each element may be deployed, determined without `project`."""
         return is_power(weight, grid)
 
     def check(self, grid: Grid, epochs: int) -> None:
-        """Refuse, before any work, a grid or a length of phase two that the approach cannot use."""
+        """Refuse, before any training, a grid or a number of epochs in phase two that the approach cannot use."""
 
     def begin(self, weights: Weights, grid: Grid, epochs: int, seed: int) -> None:
-        """Phase two starts from trained float weights and has this many epochs."""
+        """Start phase two, of `epochs` epochs, from trained float weights."""
         self.check(grid, epochs)
         self.grid = grid
 
     def begin_epoch(self, weights: Weights, epoch: int) -> None:
-        """Before the steps of an epoch, counted from 1 within phase two."""
+        """Called before the steps of each epoch, counted from 1 within phase two."""
 
     def training_form(self, weights: Weights) -> AbstractContextManager[None]:
-        """Around forward and backward of a step: the weights as the step sees them."""
+        """Return the context for the forward and backward pass of a step, with the weights that the step uses."""
         return nullcontext()
 
     def after_step(self, weights: Weights) -> None:
-        """After every step of the optimizer."""
+        """Called after every optimizer step."""
 
     def act(self, weights: Weights, progress: float) -> None:
-        """After an epoch or every n steps, `progress` in (0, 1] of phase two; at 1, its end, the weights become exact."""
+        """Called after an epoch or every n steps at `progress` in (0, 1] of phase two; at 1, its end, weights become exact."""
         self.project_all(weights)
 
     def state(self) -> dict[str, Any]:
-        """What `begin` and the weights do not hold of phase two, in plain values and tensors."""
+        """Return the state of phase two beyond `begin` and the weights, as plain values and tensors."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`, after `begin`."""
+        """Restore a `state`, after `begin`."""
 
     def stage(self, epoch: int) -> str:
-        """What this epoch of phase two is called in the history and the training curves."""
+        """Return the name of this epoch of phase two, for the history and the training curves."""
         return self.name
 
-    def storage(self, weights: Weights, grid: Grid) -> Storage:
-        """Bits of deployed weights: one code word a weight for 0 and ± each exponent between the lowest and highest in use."""
-        exponents = span([exponents_of_powers(weight) for weight in weights.values()])
-        return Storage.of(count(weights) * code_bits(1 + 2 * exponents_between(exponents)), weights, exponents)
+    def exponents(self, weights: Weights) -> tuple[int, int] | None:
+        """Return the lowest and highest exponent among deployed weights, or None if all are 0."""
+        return span([exponents_of_powers(weight) for weight in weights.values()])
 
     @torch.no_grad()
     def project_all(self, weights: Weights) -> None:
@@ -94,20 +83,7 @@ class Approach:
             weight.copy_(self.project(weight, self.grid))
 
 
-def count(weights: Weights) -> int:
-    return sum(weight.numel() for weight in weights.values())
-
-
-def code_bits(codes: int) -> int:
-    """Length of a code word that tells this many codes apart."""
-    return (codes - 1).bit_length()  # the logarithm to base 2, rounded up, in integers
-
-
-def exponents_between(exponents: tuple[int, int] | None) -> int:
-    return 0 if exponents is None else exponents[1] - exponents[0] + 1
-
-
 def span(exponents: list[tuple[int, int] | None]) -> tuple[int, int] | None:
-    """Lowest and highest over several tensors."""
+    """Return the lowest and highest exponent over several tensors."""
     used = [pair for pair in exponents if pair is not None]
     return (min(low for low, _ in used), max(high for _, high in used)) if used else None

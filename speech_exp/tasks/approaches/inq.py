@@ -1,4 +1,4 @@
-"""Incremental network quantisation: the large weights are projected and frozen, stage by stage, while the rest trains on."""
+"""Incremental network quantisation: large weights are projected and frozen, stage by stage, while the rest keeps training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from speech_exp.tasks.grids import Grid
 class Inq(Approach):
     """INQ (Zhou et al. 2017), with partition by magnitude within each tensor.
 
-    `stages` are pairs of a cumulative share of frozen weights and the epochs trained with it; the epochs are scaled to those
-    of phase two, at least one a stage. A last stage of share 1 and 0 epochs is the projection at the end.
+    `stages` are pairs of a cumulative share of frozen weights and the epochs trained with it. The epochs are scaled to the
+    length of phase two, with at least one per stage. A last stage of share 1 and 0 epochs is the projection at the end.
     """
 
     name = "inq"
-    takes_every_n_steps = False  # freezing more often than its stages say would be another schedule
+    takes_every_n_steps = False  # freezing at other times would be a different schedule
     has_schedule = True
 
     def __init__(self, stages: Sequence[Sequence[float]]) -> None:
@@ -51,7 +51,7 @@ class Inq(Approach):
 
     @torch.no_grad()
     def after_step(self, weights: Weights) -> None:
-        """Frozen weights are written back: momentum and weight decay move weights that have no gradient, too."""
+        """Restore frozen weights: momentum and weight decay also move weights without a gradient."""
         for name, weight in weights.items():
             weight.copy_(torch.where(self._frozen[name], self._values[name], weight))
 
@@ -76,21 +76,21 @@ class Inq(Approach):
 
     @torch.no_grad()
     def _freeze(self, name: str, weight: torch.Tensor, share: float) -> None:
-        """Let the largest weights that are still free join, until `share` of the tensor, rounded up, is frozen."""
+        """Freeze the largest free weights until `share` of the tensor, rounded up, is frozen."""
         frozen = self._frozen[name]
-        # The decimal share as written: in binary 0.07 * 100 is above 7 and would be rounded up to 8.
+        # Use the share as written in decimal: in binary, 0.07 * 100 is above 7 and would be rounded up to 8.
         joining = math.ceil(Fraction(str(share)) * weight.numel()) - int(frozen.sum())
         if joining <= 0:
             return
         magnitude = weight.abs().masked_fill(frozen, -1.0)
-        # A stable sort, so that among equal magnitudes the same join on every run.
+        # A stable sort selects the same weights among equal magnitudes on every run.
         chosen = magnitude.flatten().argsort(descending=True, stable=True)[:joining]
         frozen.view(-1)[chosen] = True
         self._values[name].view(-1)[chosen] = self.project(weight.flatten()[chosen], self.grid)
 
 
 def _checked(stages: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Pairs whose shares rise to 1 and whose epochs are positive (at the last stage: or 0)."""
+    """Return the stages after checking that shares rise to 1 and epochs are positive (or 0 in the last stage)."""
     error = ValueError(
         f"c_approach.stages={stages}: expected pairs [cumulative share, epochs] whose shares rise from above 0 to 1.0 and whose "
         f"epochs are above 0 (0 only in the last pair), change c_approach.stages"
@@ -105,9 +105,9 @@ def _checked(stages: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
 
 
 def _first_epochs(lengths: Sequence[float], epochs: int) -> list[int]:
-    """First epoch, from 1, of each stage when the lengths are scaled to `epochs`; epochs + 1: after the end.
+    """Return the first epoch of each stage, from 1, with the lengths scaled to `epochs`; epochs + 1 means after the end.
 
-    The ends are rounded, so that the error does not add up, and then moved apart where a stage would have no epoch.
+    The cumulative ends are rounded, so that errors do not add up, then moved apart if a stage would have no epoch.
     """
     starts, end = [], 0
     for number, length in enumerate(lengths):
@@ -116,5 +116,5 @@ def _first_epochs(lengths: Sequence[float], epochs: int) -> list[int]:
         if length > 0:
             rounded = round(epochs * sum(lengths[: number + 1]) / sum(lengths))
             end = min(max(rounded, end + 1), epochs - later)
-        # A stage without epochs can only be the last: it starts after the end of the one before.
+        # Only the last stage can have no epochs: it starts after the end of the one before.
     return starts

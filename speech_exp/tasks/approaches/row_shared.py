@@ -1,32 +1,34 @@
-"""Rows of one power of two: no exponent a weight, two bits each."""
+"""Rows that share one power of two: two bits per weight and one exponent per row."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional
 
-from speech_exp.tasks.approaches.approach import Storage, Weights, code_bits, count, exponents_between, span
 from speech_exp.tasks.approaches.ste import StraightThrough
-from speech_exp.tasks.grids import Grid, exponents_of_powers, is_row_shared, row_shared
+from speech_exp.tasks.codes import RowCode
+from speech_exp.tasks.grids import Grid, is_row_shared, row_shared
 
 
 class RowShared(StraightThrough):
-    """One exponent a row of each matrix, vectors as P; trained straight through.
+    """One exponent for each row of a matrix, and P for vectors; trained with the straight-through estimator.
 
-    A row of three levels is coarse: what an epoch of training moves is mostly less than half a gap, and snapping the weights
+    The three levels of a row are coarse: an epoch usually moves a weight by less than half a gap, and snapping the weights
     after each epoch would undo it.
     """
 
     name = "row_shared"
     level_text = "0 or ±2^k, one k a row"
+    coding = RowCode()
 
     def project(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return row_shared(weight, grid)
 
     def projected(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-        """All rows of a step as one matrix, short rows filled with zeros, which add nothing to any row's error; then vectors.
+        """Project all rows of a step as one matrix, then the vectors.
 
-        A step of a small network is short, and so each tensor operation counts.
+        Short rows are padded with zeros, which add nothing to the error of a row. Steps of a small network are so short that
+        the number of tensor operations matters.
         """
         rows = [weight.flatten(1) for weight in weights if weight.ndim > 1]
         if not rows:
@@ -43,13 +45,3 @@ class RowShared(StraightThrough):
 
     def on_grid(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return is_row_shared(weight, grid)
-
-    def storage(self, weights: Weights, grid: Grid) -> Storage:
-        """A matrix: 0, + or - in 2 bits a weight and one exponent a row; a vector: as P."""
-        exponents = span([exponents_of_powers(weight) for weight in weights.values()])
-        used = exponents_between(exponents)
-        matrices = {name: weight for name, weight in weights.items() if weight.ndim >= 2}
-        vectors = {name: weight for name, weight in weights.items() if weight.ndim < 2}
-        rows = sum(len(weight) for weight in matrices.values())
-        total_bits = 2 * count(matrices) + rows * code_bits(max(1, used)) + count(vectors) * code_bits(1 + 2 * used)
-        return Storage.of(total_bits, weights, exponents)

@@ -1,4 +1,4 @@
-"""Approaches that move the weights onto a grid from time to time and train on from there."""
+"""Approaches that move the weights onto a grid at intervals and continue training from there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import Any
 
 import torch
 
-from speech_exp.tasks.approaches.approach import (
-    Approach,
-    Storage,
-    Weights,
-    code_bits,
-    count,
-    span,
-)
+from speech_exp.bounds import PositiveInt, Proportion
+from speech_exp.tasks.approaches.approach import Approach, Weights, span
+from speech_exp.tasks.codes import Apot2Code
 from speech_exp.tasks.grids import (
     Grid,
     apot2,
@@ -26,40 +21,34 @@ from speech_exp.tasks.grids import (
 
 
 class SnapEpoch(Approach):
-    """w <- P(w)."""
+    """w <- P(w) after each epoch."""
 
     name = "snap_epoch"
 
 
 class SnapStep(Approach):
-    """w <- P(w) every so many steps of the optimizer; task.every_n_steps, where set, takes the place of its own number."""
+    """w <- P(w) every `every_n_steps` optimizer steps; task.every_n_steps overrides this number."""
 
     name = "snap_step"
 
-    def __init__(self, every_n_steps: int) -> None:
-        if every_n_steps < 1:
-            raise ValueError(
-                f"c_approach.every_n_steps={every_n_steps}: expected at least 1, change c_approach.every_n_steps"
-            )
+    def __init__(self, every_n_steps: PositiveInt) -> None:
         self.every_n_steps = every_n_steps
 
 
 class MixedPot(Approach):
-    """Input and recurrent matrices of the recurrent layers only; biases and the output layer stay float."""
+    """P on the input and recurrent matrices of the recurrent layers only; biases and the output layer stay float."""
 
     name = "mixed_pot"
     scope = "recurrent_matrices"
 
 
 class Ema(Approach):
-    """w <- a w + (1 - a) P(w); a falls linearly from `start` at the first act to 0 at progress 1."""
+    """w <- a w + (1 - a) P(w); a decreases linearly from `start` at the first act to 0 at progress 1."""
 
     name = "ema"
     has_schedule = True
 
-    def __init__(self, start: float) -> None:
-        if not 0 <= start <= 1:
-            raise ValueError(f"c_approach.start={start}: expected a share from 0 to 1, change c_approach.start")
+    def __init__(self, start: Proportion) -> None:
         self.start = start
         self._first_progress: float | None = None
 
@@ -77,20 +66,20 @@ class Ema(Approach):
     def act(self, weights: Weights, progress: float) -> None:
         if self._first_progress is None:
             self._first_progress = progress
-        # At progress 1 the share is 0 and lerp returns its first argument as it is: w = P(w), bit for bit.
+        # At progress 1 the share is 0 and lerp returns its first argument unchanged: w = P(w), bit for bit.
         kept = 0.0 if progress >= 1 else self.start * (1 - progress) / (1 - self._first_progress)
         for weight in weights.values():
             weight.copy_(torch.lerp(self.project(weight, self.grid), weight, kept))
 
 
 class Stochastic(Approach):
-    """Rounds to one of the two neighbouring levels at random, without bias; at the end to the nearest."""
+    """Rounds at random to one of the two neighbouring levels, without bias; at the end to the nearest."""
 
     name = "stochastic"
 
     def begin(self, weights: Weights, grid: Grid, epochs: int, seed: int) -> None:
         super().begin(weights, grid, epochs, seed)
-        self._generator = torch.Generator().manual_seed(seed)  # its own: other draws of the run stay as they are
+        self._generator = torch.Generator().manual_seed(seed)  # separate, to keep the run's other draws unchanged
 
     def state(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state()}
@@ -111,9 +100,10 @@ class Apot2(Approach):
 
     name = "apot2"
     level_text = "0, ±2^k or ±2^k1 ± 2^k2"
+    coding = Apot2Code()
 
     def check(self, grid: Grid, epochs: int) -> None:
-        apot2_levels(grid)  # refuses a grid that is too wide
+        apot2_levels(grid)  # raises a ValueError if the grid is too wide
 
     def project(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return apot2(weight, grid)
@@ -121,8 +111,5 @@ class Apot2(Approach):
     def on_grid(self, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
         return is_apot2(weight, grid)
 
-    def storage(self, weights: Weights, grid: Grid) -> Storage:
-        """One code word a weight for every level of two terms with exponents between the lowest and highest in use."""
-        exponents = span([exponents_of_apot2(weight) for weight in weights.values()])
-        codes = 1 if exponents is None else 2 * len(apot2_levels(Grid(*exponents))) - 1
-        return Storage.of(count(weights) * code_bits(codes), weights, exponents)
+    def exponents(self, weights: Weights) -> tuple[int, int] | None:
+        return span([exponents_of_apot2(weight) for weight in weights.values()])

@@ -1,4 +1,4 @@
-"""Straight-through training: the network computes with its deployable weights, the optimizer moves a float master copy."""
+"""Straight-through training: the network computes with its deployable weights, the optimizer updates a float master copy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from speech_exp.tasks.approaches.approach import Approach, Weights
 
 
 class StraightThrough(Approach):
-    """The gradient at the projected weights is taken as that of the master copy (Bengio et al. 2013)."""
+    """Applies the gradient at the projected weights to the master copy (straight-through estimator; Bengio et al. 2013)."""
 
     takes_every_n_steps = False  # it projects at every step anyway
 
     @contextmanager
     def training_form(self, weights: Weights) -> Iterator[None]:
-        """The parameters are projected inside and the master copy again outside, in place: modules and optimizer know them
-        by identity."""
+        """Project the parameters inside the context and restore the master copy afterwards.
+
+        Both happen in place, because modules and the optimizer hold references to the parameters.
+        """
         parameters = list(weights.values())
         with torch.no_grad():
             master = [weight.clone() for weight in parameters]
@@ -30,7 +32,7 @@ class StraightThrough(Approach):
                 torch._foreach_copy_(parameters, master)
 
     def projected(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The deployable form of all tensors of a step."""
+        """Return the deployable form of all tensors of a step."""
         return [self.project(weight, self.grid) for weight in weights]
 
     def act(self, weights: Weights, progress: float) -> None:
@@ -39,12 +41,12 @@ class StraightThrough(Approach):
 
 
 class Ste(StraightThrough):
-    """Straight through P."""
+    """Straight-through training with P."""
 
     name = "ste"
 
     def projected(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-        """As one vector: a step of a small network is short, and so each tensor operation counts."""
+        """Project all weights as one vector: in the short steps of a small network, every tensor operation counts."""
         together = self.project(torch.cat([weight.flatten() for weight in weights]), self.grid)
         parts = together.split([weight.numel() for weight in weights])
         return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]

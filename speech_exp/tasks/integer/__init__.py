@@ -1,1 +1,1 @@
-"""Integer-only inference: of compact classifiers between the quantised features and the logits, else of recurrent layers."""
+"""Integer-only inference: of compact classifiers from the quantised features to the logits, otherwise of recurrent layers."""

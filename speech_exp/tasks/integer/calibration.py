@@ -1,4 +1,4 @@
-"""Largest magnitudes in a float network, seen on training batches, from which the scales of all codes follow."""
+"""Calibration: the largest magnitudes in a float network on training batches, which determine the scales of all codes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-from speech_exp.data.batches import Batch
+from speech_exp.data.batches import Utterances
+from speech_exp.features.batch import Batch
 from speech_exp.models.lmu import LMU
 from speech_exp.objectives.objective import Network
 from speech_exp.tasks.integer.cells import Ranges
 from speech_exp.tasks.integer.equations import Product, Scale
 from speech_exp.tasks.integer.rounded import rounded
 
+CALIBRATION_BATCH = 256
 
-class Watching:
-    """Rounds nothing and keeps the largest magnitude of each feature at each point."""
+
+def calibration_batches(train: Utterances) -> Iterable[Batch]:
+    """Return batches of the original training recordings, without augmentation."""
+    return train.sample(CALIBRATION_BATCH)
+
+
+class RangeRecorder:
+    """Rounds nothing and records the largest magnitude of each feature at each point."""
 
     def __init__(self) -> None:
         self.ranges: Ranges = {}
@@ -45,12 +53,12 @@ class Watching:
 
 @torch.no_grad()
 def observe(network: Network, batches: Iterable[Batch]) -> Ranges:
-    """Ranges at the named points, float32 on the CPU; the network is unchanged."""
+    """Return the ranges at the named points, float32 on the CPU; the network is unchanged."""
     still = copy.deepcopy(network).float().eval()
-    watching = Watching()
-    device, watched = still.output.weight.device, rounded(still, watching)
+    recorder = RangeRecorder()
+    device, watched = still.output.weight.device, rounded(still, recorder)
     for batch in batches:
         watched(batch.features_BTF.to(device), batch.lengths_B.to(device))
-    if not watching.ranges:
+    if not recorder.ranges:
         raise ValueError("calibration got no batch: give at least one training batch")
-    return {name: range_X.cpu() for name, range_X in watching.ranges.items()}
+    return {name: range_X.cpu() for name, range_X in recorder.ranges.items()}

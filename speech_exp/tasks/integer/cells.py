@@ -1,8 +1,8 @@
-"""GRU and LSTM layers in integers, and two directions of any layer.
+"""GRU and LSTM layers in integers, and bidirectional layers of any kind.
 
-Gates add two parts, of the input and of the hidden state, each requantised to the scale that sigmoid_code or tanh_code
-reads: 2^-11 and 2^-12. The hidden state h is int16 of scale 2^-15; its int8 form, which enters the product, is
-saturate8(shift_rounded(h, 8)) of scale 2^-7.
+Gates add two parts, from the input and from the hidden state, each requantised to the scale that sigmoid_code (2^-11) or
+tanh_code (2^-12) reads. The hidden state h is int16 with scale 2^-15; its int8 form, which enters the product, is
+saturate8(shift_rounded(h, 8)) with scale 2^-7.
 
 Shape letters: B batch, T frames, D layer input, H hidden, G gates times H.
 """
@@ -16,7 +16,7 @@ from torch import nn
 
 from speech_exp.models.layer import Bidirectional, RecurrentLayer, frame_at, reverse_by_length
 from speech_exp.tasks.integer import rules, scheme
-from speech_exp.tasks.integer.parts import IntegerLinear
+from speech_exp.tasks.integer.parts import IntegerLinear, Requantization
 from speech_exp.tasks.integer.rules import (
     SIGMOID_INPUT_BITS,
     TANH_INPUT_BITS,
@@ -29,7 +29,7 @@ from speech_exp.tasks.integer.rules import (
 )
 
 Ranges = dict[str, torch.Tensor]  # largest magnitude of each feature at each named point of a network
-NARROWING_BITS = 8  # from int16 of scale 2^-15 to int8 of scale 2^-7
+NARROWING_BITS = 8  # from int16 with scale 2^-15 to int8 with scale 2^-7
 HIDDEN_SCALE = 2.0 ** (NARROWING_BITS - UNIT_BITS)
 
 
@@ -43,27 +43,42 @@ class IntegerLayer(nn.Module, ABC):
     def forward(self, codes_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor: ...
 
     def final(self, codes_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """The state after each utterance's last frame, int16 (B, output_size)."""
+        """Return the state after each utterance's last frame, int16 (B, output_size)."""
         return frame_at(self(codes_BTD, lengths_B), lengths_B - 1)
 
     @abstractmethod
     def load(self, layer: RecurrentLayer, name: str, ranges: Ranges, scale_D: torch.Tensor) -> torch.Tensor:
-        """Takes over a float layer that calibration knows as `name`; returns the scale of each output."""
+        """Load a float layer that calibration calls `name`; return the scale of each output."""
 
     @abstractmethod
     def accumulator_bounds(self) -> dict[str, int]: ...
 
     def stored_bytes(self) -> int:
-        """Weights, biases and constants, without scales."""
-        return sum(module.product.stored_bytes() for module in self.modules() if isinstance(module, IntegerLinear))
+        """Return the bytes of everything between the int8 input codes and the int16 states, in the dtypes that a device reads.
+
+        Weights take 1 byte, biases 4, requantisation 4 (multiplier) and 1 (shift) per row, the LMU's A and B 2. Making the
+        input codes and reading the states happens outside the layer, and all layers share the tables of tanh and sigmoid:
+        both are counted with the model.
+        """
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """Return the bytes kept between frames, as int16 numbers."""
+
+    def requantised_rows(self) -> int:
+        """Return the number of multipliers in the layer, which equals the number of shifts."""
+        return sum(module.multiplier.numel() for module in self.modules() if isinstance(module, Requantization))
 
     def spectral_radii(self) -> dict[str, float]:
-        """Of the linear memories of the layer, as rounded."""
+        """Return the spectral radii of the layer's linear memories, as rounded."""
         return {}
 
 
 class IntegerGRU(IntegerLayer):
-    """With x and h in int8, parts p = requantize(W_i x + b_i) and q = requantize(W_h h + b_h), rows r, z, n:
+    """A GRU with x and h in int8 and rows r, z, n.
+
+    With the parts p = requantize(W_i x + b_i) and q = requantize(W_h h + b_h):
 
     r = sigmoid_code(saturate16(p_r + q_r)), z = sigmoid_code(saturate16(p_z + q_z)),
     n = tanh_code(saturate16(p_n + shift_rounded(r * saturate16(q_n), 15))),
@@ -87,7 +102,7 @@ class IntegerGRU(IntegerLayer):
         return torch.stack(states, 1)
 
     def step(self, drive_BG: torch.Tensor, hidden_BH: torch.Tensor) -> torch.Tensor:
-        """The next int16 state from the parts of the input (int32) and the state."""
+        """Return the next int16 state from the input parts (int32) and the state."""
         sections = (2 * self.output_size, self.output_size)
         drive_gates, drive_candidate = drive_BG.split(sections, 1)
         recurrent_gates, recurrent_candidate = self.recurrent(narrowed(hidden_BH)).split(sections, 1)
@@ -95,6 +110,9 @@ class IntegerGRU(IntegerLayer):
         remembered = shift_rounded(reset * saturate16(recurrent_candidate), UNIT_BITS)
         candidate = tanh_code(saturate16(drive_candidate + remembered)).int()
         return saturate16(candidate + shift_rounded(update * (hidden_BH.int() - candidate), UNIT_BITS))
+
+    def state_bytes(self) -> int:
+        return 2 * self.output_size
 
     def load(self, layer: RecurrentLayer, name: str, ranges: Ranges, scale_D: torch.Tensor) -> torch.Tensor:
         gate_bits = (SIGMOID_INPUT_BITS, SIGMOID_INPUT_BITS, TANH_INPUT_BITS)
@@ -112,10 +130,12 @@ class IntegerGRU(IntegerLayer):
 
 
 class IntegerLSTM(IntegerLayer):
-    """With x and h in int8, parts p = requantize(W_i x + b_i) and q = requantize(W_h h + b_h), rows i, f, g, o:
+    """An LSTM with x and h in int8 and rows i, f, g, o.
 
-    i = sigmoid_code(saturate16(p_i + q_i)), f and o alike, g = tanh_code(saturate16(p_g + q_g)),
-    c' = saturate16(shift_rounded(f * c, 15) + shift_rounded(i * g, 30 - k)), c int16 of scale 2^-k, 0 <= k <= 12,
+    With the parts p = requantize(W_i x + b_i) and q = requantize(W_h h + b_h):
+
+    i = sigmoid_code(saturate16(p_i + q_i)), likewise f and o, g = tanh_code(saturate16(p_g + q_g)),
+    c' = saturate16(shift_rounded(f * c, 15) + shift_rounded(i * g, 30 - k)), c int16 with scale 2^-k, 0 <= k <= 12,
     h' = shift_rounded(o * tanh_code(saturate16(c' << (12 - k))), 15).
     """
 
@@ -142,16 +162,19 @@ class IntegerLSTM(IntegerLayer):
     def step(
         self, drive_BG: torch.Tensor, hidden_BH: torch.Tensor, cell_BH: torch.Tensor, cell_bits: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next int16 hidden and cell state from the parts of the input (int32) and the states."""
+        """Return the next int16 hidden and cell states from the input parts (int32) and the states."""
         size = self.output_size
         gates_BG = saturate16(drive_BG + self.recurrent(narrowed(hidden_BH)))
-        entry, forget = sigmoid_code(gates_BG[:, : 2 * size]).int().chunk(2, 1)
+        input_gate, forget = sigmoid_code(gates_BG[:, : 2 * size]).int().chunk(2, 1)
         candidate = tanh_code(gates_BG[:, 2 * size : 3 * size])
         output = sigmoid_code(gates_BG[:, 3 * size :]).int()
         kept = shift_rounded(forget * cell_BH, UNIT_BITS)
-        cell_BH = saturate16(kept + shift_rounded(entry * candidate, 2 * UNIT_BITS - cell_bits))
+        cell_BH = saturate16(kept + shift_rounded(input_gate * candidate, 2 * UNIT_BITS - cell_bits))
         squashed = tanh_code(saturate16(cell_BH.int() << (TANH_INPUT_BITS - cell_bits)))
         return shift_rounded(output * squashed, UNIT_BITS).to(torch.int16), cell_BH
+
+    def state_bytes(self) -> int:
+        return 2 * 2 * self.output_size  # the hidden state and the cell
 
     def load(self, layer: RecurrentLayer, name: str, ranges: Ranges, scale_D: torch.Tensor) -> torch.Tensor:
         gate_bits = (SIGMOID_INPUT_BITS, SIGMOID_INPUT_BITS, TANH_INPUT_BITS, SIGMOID_INPUT_BITS)
@@ -174,13 +197,16 @@ class IntegerLSTM(IntegerLayer):
 
 
 class IntegerBidirectional(IntegerLayer):
-    """Two layers, the second over each utterance reversed within its own length; outputs side by side."""
+    """Two layers, the second over each utterance reversed within its own length; their outputs are concatenated."""
 
     def __init__(self, forward_layer: IntegerLayer, backward_layer: IntegerLayer) -> None:
         super().__init__()
         self.forward_layer, self.backward_layer = forward_layer, backward_layer
         self.output_size = forward_layer.output_size + backward_layer.output_size
         self.uses_tanh_table = forward_layer.uses_tanh_table or backward_layer.uses_tanh_table
+
+    def state_bytes(self) -> int:
+        return self.forward_layer.state_bytes() + self.backward_layer.state_bytes()
 
     def forward(self, codes_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         backwards_BTH = self.backward_layer(reverse_by_length(codes_BTD, lengths_B), lengths_B)
@@ -203,16 +229,13 @@ class IntegerBidirectional(IntegerLayer):
         both = (("forward_layer", self.forward_layer), ("backward_layer", self.backward_layer))
         return {f"{name}.{key}": bound for name, layer in both for key, bound in layer.accumulator_bounds().items()}
 
-    def stored_bytes(self) -> int:
-        return self.forward_layer.stored_bytes() + self.backward_layer.stored_bytes()
-
     def spectral_radii(self) -> dict[str, float]:
         both = (("forward_layer", self.forward_layer), ("backward_layer", self.backward_layer))
         return {f"{name}.{key}": radius for name, layer in both for key, radius in layer.spectral_radii().items()}
 
 
 def narrowed(hidden_BH: torch.Tensor) -> torch.Tensor:
-    """The int8 form of an int16 hidden state."""
+    """Return the int8 form of an int16 hidden state."""
     return saturate8(shift_rounded(hidden_BH.int(), NARROWING_BITS))
 
 
@@ -223,7 +246,7 @@ def _load_gates(
     scale_D: torch.Tensor,
     gate_bits: tuple[int, ...],
 ) -> None:
-    """Weights and biases in torch's layout; `gate_bits` are the fraction bits of each gate's sum."""
+    """Load weights and biases in torch's layout; `gate_bits` are the fraction bits of each gate's sum."""
     cell = layer.cell
     assert isinstance(cell, nn.GRU | nn.LSTM)
     scale_G = torch.tensor([2.0**-bits for bits in gate_bits], dtype=torch.float64).repeat_interleave(layer.hidden_size)

@@ -1,7 +1,7 @@
-"""The networks' float equations with the points at which integers round, shared by calibration and by training.
+"""The networks' float equations with the points at which integers are rounded, shared by calibration and training.
 
-Calibration runs them exactly and watches the ranges at the points; quantisation-aware training runs them rounded. They
-step frame by frame where the integer engine does.
+Calibration evaluates them exactly and records the ranges at the points; quantisation-aware training evaluates them
+rounded. They step frame by frame wherever the integer engine does.
 
 Shape letters: B batch, T frames, F features, D layer input, C memory channels, M memory order, H hidden, V classes.
 """
@@ -36,41 +36,41 @@ _SIGMOID_SCALE, _TANH_SCALE, _UNIT_SCALE = 2.0**-SIGMOID_INPUT_BITS, 2.0**-TANH_
 
 
 class Rounding(Protocol):
-    """What happens at the points. Scales are those of codes, named like the ranges that they follow from."""
+    """What happens at the points. Scales are those of codes, and have the names of the ranges that determine them."""
 
     def watch(self, name: str, x: torch.Tensor) -> None:
-        """Sees values (..., X) at a point; padding is left out before."""
+        """Receive values (..., X) at a point, without padding."""
 
     def codes(self, x: torch.Tensor, scale: Scale, limit: int) -> torch.Tensor:
-        """`x` as its codes say it: rounded, and saturated at `limit` codes."""
+        """Return `x` as represented by its codes: rounded, and saturated at `limit` codes."""
 
     def product(
         self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, scale_I: Scale, common: bool = False
     ) -> Product:
-        """The linear layer as int8 rows say it, for inputs of the scales `scale_I`; `common`: one scale for all rows."""
+        """Return the linear layer with int8 rows, for inputs with scales `scale_I`; `common`: one scale for all rows."""
 
     def narrow_scale(self, name: str) -> Scale: ...
 
     def state_scale(self, name: str) -> Scale: ...
 
     def common_scale(self, name: str) -> Scale:
-        """The state scale of the largest feature."""
+        """Return the state scale of the largest feature."""
 
     def cell_scale(self, name: str) -> Scale: ...
 
     def state_matrices(self, layer: LMU) -> tuple[torch.Tensor, torch.Tensor]:
-        """A and B."""
+        """Return A and B."""
 
 
 def has_integer_parts_only(network: Network) -> TypeGuard[ClassificationNetwork]:
-    """Whether each part of the network has an integer form: classifiers over the compact encoder."""
+    """Whether every part of the network has an integer form: true for classifiers over the compact encoder."""
     return isinstance(network, ClassificationNetwork) and isinstance(network.encoder, CompactEncoder)
 
 
 def states(
     layer: RecurrentLayer, name: str, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor, rounding: Rounding
 ) -> torch.Tensor:
-    """(B, T, H) of one recurrent layer between parts that compute in float."""
+    """Return the states (B, T, H) of one recurrent layer between parts that compute in float."""
     valid_BT = torch.arange(inputs_BTD.shape[1], device=lengths_B.device) < lengths_B.unsqueeze(1)
     rounding.watch(f"{name}.input", inputs_BTD[valid_BT])
     scale = rounding.narrow_scale(f"{name}.input")
@@ -81,7 +81,7 @@ def states(
 def logits(
     network: ClassificationNetwork, features_BTF: torch.Tensor, lengths_B: torch.Tensor, rounding: Rounding
 ) -> torch.Tensor:
-    """(B, V)."""
+    """Return the logits (B, V)."""
     encoder = network.encoder
     assert isinstance(encoder, CompactEncoder), "others are rounded in their recurrent layers alone"
     valid_BT = torch.arange(features_BTF.shape[1], device=lengths_B.device) < lengths_B.unsqueeze(1)
@@ -120,7 +120,7 @@ def logits(
 
 
 def folded_front(front: ConvolutionFront) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (C, F, width) and bias (C) of the convolution with the running normalisation in it."""
+    """Return weight (C, F, width) and bias (C) of the convolution with the running normalisation folded in."""
     normalization = front.normalization
     assert normalization.running_var is not None
     assert normalization.running_mean is not None
@@ -129,7 +129,7 @@ def folded_front(front: ConvolutionFront) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def windows(frames_BTF: torch.Tensor, width: int) -> torch.Tensor:
-    """Each frame's window of `width` frames, zeros outside, (B, T, F * width) in the order of a convolution's weight."""
+    """Return each frame's window of `width` frames, zero-padded, (B, T, F * width) in the order of a convolution's weight."""
     batch, frames, features = frames_BTF.shape
     padded_BTF = frames_BTF.new_zeros(batch, frames + width - 1, features)
     padded_BTF[:, width // 2 : width // 2 + frames] = frames_BTF
@@ -211,12 +211,12 @@ def _lstm(
     states, cells = [], []
     for drive_BG in drive_BTG.unbind(1):
         sums_BG = drive_BG + recurrent(rounding.codes(hidden_BH, HIDDEN_SCALE, INT8_LIMIT))
-        entry, forget, candidate, output = sums_BG.chunk(4, 1)
-        entry, forget, output = (
-            rounding.codes(gate, _SIGMOID_SCALE, INT16_LIMIT).sigmoid() for gate in (entry, forget, output)
+        input_gate, forget, candidate, output = sums_BG.chunk(4, 1)
+        input_gate, forget, output = (
+            rounding.codes(gate, _SIGMOID_SCALE, INT16_LIMIT).sigmoid() for gate in (input_gate, forget, output)
         )
         candidate = rounding.codes(candidate, _TANH_SCALE, INT16_LIMIT).tanh()
-        cell_BH = rounding.codes(forget * cell_BH + entry * candidate, cell_scale, INT16_LIMIT)
+        cell_BH = rounding.codes(forget * cell_BH + input_gate * candidate, cell_scale, INT16_LIMIT)
         squashed = rounding.codes(cell_BH, _TANH_SCALE, INT16_LIMIT).tanh()
         hidden_BH = rounding.codes(output * squashed, _UNIT_SCALE, INT16_LIMIT)
         states.append(hidden_BH)
@@ -227,7 +227,7 @@ def _lstm(
 def _lmu(
     layer: LMU, name: str, inputs_BTD: torch.Tensor, scale: Scale, rounding: Rounding
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs (B, T, H) and the largest magnitude of each channel's signal and memory (B, T, C)."""
+    """Return outputs (B, T, H) and the largest magnitude of each channel's signal and memory (B, T, C)."""
     order, memory_C = layer.memory.order, rounding.state_scale(f"{name}.memory")
     memory_C1 = memory_C.unsqueeze(1) if isinstance(memory_C, torch.Tensor) else memory_C
     memory_X = memory_C.repeat_interleave(order) if isinstance(memory_C, torch.Tensor) else memory_C

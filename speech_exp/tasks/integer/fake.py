@@ -1,4 +1,4 @@
-"""Quantisation-aware training: the integer rules faked in float, with straight-through gradients."""
+"""Quantisation-aware training: the integer rules simulated in float, with straight-through gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.models.lmu import LMU
 from speech_exp.objectives.objective import Network
 from speech_exp.tasks.integer import scheme
@@ -20,8 +20,8 @@ from speech_exp.tasks.integer.rounded import rounded
 from speech_exp.tasks.integer.rules import INT8_LIMIT, TANH_INPUT_BITS
 
 
-class Faked:
-    """Rounds and saturates like the rules; gradients pass rounding unchanged and stop where a code saturates."""
+class FakeRounding:
+    """Rounds and saturates like the rules; gradients pass through rounding unchanged and are 0 where a code saturates."""
 
     def __init__(self, ranges: Ranges) -> None:
         self.ranges = ranges
@@ -32,7 +32,7 @@ class Faked:
     def codes(self, x: torch.Tensor, scale: Scale, limit: int) -> torch.Tensor:
         if isinstance(scale, float):
             return torch.fake_quantize_per_tensor_affine(x, scale, 0, -limit, limit)
-        if scale.dim() == 2:  # one scale a channel of (B, C, M)
+        if scale.dim() == 2:  # one scale per channel of (B, C, M)
             return _per_feature(x, scale.flatten(), 1, limit)
         return _per_feature(x, scale, x.dim() - 1, limit)
 
@@ -62,21 +62,21 @@ class Faked:
 
 
 class FakeQuantized(nn.Module):
-    """`network` as its integer form would compute it, trainable; it shares the parameters of `network`.
+    """Trainable simulation of the integer form of `network`, whose parameters it shares.
 
-    Ranges are those of `batches` at construction. Beside float rounding it differs from the integer network in two
-    ways: parts and biases are not rounded before they are added, and sigmoid, tanh and softmax are the functions and not
-    their tables. A front in integers keeps its running statistics.
+    The ranges are calibrated on `batches` at construction. Besides float rounding it differs from the integer network in two
+    ways: parts and biases are not rounded before they are added, and sigmoid, tanh and softmax are exact functions instead of
+    tables. A convolution front computed in integers keeps its running statistics.
     """
 
     def __init__(self, network: Network, batches: Iterable[Batch]) -> None:
         super().__init__()
         device = network.output.weight.device
         ranges = {point: range_X.to(device) for point, range_X in observe(network, batches).items()}
-        self.faked = rounded(network, Faked(ranges))
+        self.faked = rounded(network, FakeRounding(ranges))
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> Any:
-        """What the network gives, in float32."""
+        """Return the network's output in float32."""
         with torch.autocast(features_BTF.device.type, enabled=False):  # codes are finer than 16-bit floats
             return self.faked(features_BTF.float(), lengths_B)
 

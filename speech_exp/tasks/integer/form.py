@@ -1,4 +1,4 @@
-"""What task B2 deploys: a network whose recurrent layers, or all of which, compute in integers."""
+"""The deployed form of task B2: a network that computes its recurrent layers, or everything, in integers."""
 
 from __future__ import annotations
 
@@ -18,61 +18,71 @@ from speech_exp.tasks.integer import rules
 from speech_exp.tasks.integer.cells import IntegerBidirectional, IntegerGRU, IntegerLayer, IntegerLSTM, Ranges
 from speech_exp.tasks.integer.lmu import IntegerLMU
 from speech_exp.tasks.integer.parts import Requantization
+from speech_exp.tasks.packed import Part, Tables, chunks, parts_of
 
 Form = TypeVar("Form", bound="IntegerForm")
 
 
 @dataclass(frozen=True)
 class IntegerPart:
-    """A stretch of a network that computes in integers alone."""
+    """A section of a network that computes in integers only."""
 
     compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # int8 codes (B, T, features), lengths (B)
     features: int
 
 
 class IntegerForm(nn.Module, ABC):
-    """It runs on the CPU, whatever device the network it comes from lies on."""
+    """Base class of the integer forms; they run on the CPU, whatever the device of the original network."""
 
     constrained: ClassVar[tuple[str, ...]]  # kinds of parts that compute in integers
-    promise: ClassVar[str]  # of the certificate, in a few words
+    promise: ClassVar[str]  # what the certificate promises, in a few words
 
     def _apply(self: Form, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Form:
-        """Stays as it is: `.to(...)` and `.half()` concern float networks."""
+        """Do nothing: `.to(...)` and `.half()` apply to float networks only."""
         return self
 
     @abstractmethod
     def load(self, network: Network, ranges: Ranges) -> None:
-        """Takes over a float network of the same topology whose values have these ranges."""
+        """Load a float network of the same topology whose values have these ranges."""
 
     @abstractmethod
     def integer_layers(self) -> dict[str, IntegerLayer]:
-        """The recurrent layers by name."""
+        """Return the recurrent layers by name."""
 
     @abstractmethod
     def integer_parts(self) -> dict[str, IntegerPart]: ...
 
     @abstractmethod
     def covered(self) -> list[str]:
-        """The parts computed in integers."""
+        """Return the names of the parts computed in integers."""
 
     @abstractmethod
     def float_parts(self) -> list[str]:
-        """The parts that stay float."""
+        """Return the names of the parts that stay float."""
 
     def recurrent_layer_bytes(self) -> list[int]:
-        """Bytes of each recurrent layer, all its directions: weights 1, biases 4, LMU's A and B 2, without scales."""
+        """Return the bytes of each recurrent layer, over all its directions."""
         return [layer.stored_bytes() for layer in self.integer_layers().values()]
 
+    def recurrent_state_bytes(self) -> list[int]:
+        """Return the bytes that each recurrent layer keeps between frames, over all its directions."""
+        return [layer.state_bytes() for layer in self.integer_layers().values()]
+
+    def tables(self) -> tuple[torch.Tensor, ...]:
+        """Return the look-up tables of the rules that the network uses."""
+        layers = self.integer_layers().values()
+        return (rules.TANH_TABLE,) if any(layer.uses_tanh_table for layer in layers) else ()
+
+    def parts(self) -> list[Part]:
+        """Return how the model is packed: weights, biases, multipliers, shifts, scales, then the tables."""
+        return [*parts_of(self, list(self.integer_layers().values())), Part((), Tables(self.tables()))]
+
     def model_bytes(self) -> int:
-        """Everything a device stores: weights, biases, multipliers, shifts, scales and the tables in use."""
-        # int64 are only the batches that a normalisation has counted in training.
-        stored = sum(x.numel() * x.element_size() for x in self.state_dict().values() if x.dtype != torch.int64)
-        if any(layer.uses_tanh_table for layer in self.integer_layers().values()):
-            stored += rules.TANH_TABLE.numel() * rules.TANH_TABLE.element_size()
-        return stored
+        """Return the bytes of everything that a device stores."""
+        return sum(map(len, chunks(self.state_dict(), self.parts())))
 
     def accumulator_bounds(self) -> dict[str, int]:
-        """Proven largest magnitude of each int32 accumulator, rounding terms included."""
+        """Return the proven largest magnitude of each int32 accumulator, including rounding terms."""
         return {
             f"{name}.{key}": bound
             for name, layer in self.integer_layers().items()
@@ -80,7 +90,7 @@ class IntegerForm(nn.Module, ABC):
         }
 
     def spectral_radii(self) -> dict[str, float]:
-        """Of each linear memory as rounded, by its layer's name."""
+        """Return the spectral radius of each linear memory as rounded, by the name of its layer."""
         return {
             f"{name}.{key}": radius
             for name, layer in self.integer_layers().items()
@@ -88,10 +98,12 @@ class IntegerForm(nn.Module, ABC):
         }
 
     def check(self) -> None:
-        """That no accumulator can overflow, no memory grows, and every requantisation is within the rules."""
+        """Check that no accumulator can overflow, no memory grows, and every requantisation is within the rules."""
         for name, module in self.named_modules():
             if isinstance(module, Requantization | IntegerLSTM | IntegerLMU) and not module.is_within_rules():
-                raise ValueError(f"{name} of the integer model holds a multiplier or a shift outside the integer rules")
+                raise ValueError(
+                    f"{name} of the integer model contains a multiplier or a shift outside the integer rules"
+                )
         for name, scale in self.named_buffers():
             if name.endswith("_scale") and not (torch.isfinite(scale) & (scale > 0)).all():
                 raise ValueError(f"{name} of the integer model is not positive")
@@ -104,7 +116,7 @@ class IntegerForm(nn.Module, ABC):
 
 
 def integer_layer(layer: RecurrentLayer) -> IntegerLayer:
-    """The integer layer of this topology, all codes 0 until it loads."""
+    """Return the integer layer of this topology; all codes are 0 until it is loaded."""
     if isinstance(layer, Bidirectional):
         return IntegerBidirectional(integer_layer(layer.forward_layer), integer_layer(layer.backward_layer))
     if isinstance(layer, GRU):
@@ -113,4 +125,4 @@ def integer_layer(layer: RecurrentLayer) -> IntegerLayer:
         return IntegerLSTM(layer.input_size, layer.hidden_size)
     if isinstance(layer, LMU):
         return IntegerLMU(layer)
-    raise ValueError(f"the integer engine knows gru, lstm and lmu, not {layer.name!r}: change model")
+    raise ValueError(f"task=B2 has integer forms of gru, lstm and lmu, but not of {layer.name}: change model or task")

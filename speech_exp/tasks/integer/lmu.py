@@ -17,18 +17,18 @@ from speech_exp.tasks.state_space import spectral_radius
 
 
 class IntegerLMU(IntegerLayer):
-    """Signals u and memories m of one channel are int16 of one scale, A and B int16 of scale 2^-a.
+    """An LMU whose signal u and memory m of a channel are int16 with one scale; A and B are int16 with scale 2^-a.
 
-    Parallel form, f and g the activations, W x read as a requantised part:
+    Parallel form, where f and g are the activations and each product of a weight (U, W, e) is a requantised part:
         u_t = f(saturate16(U x_t + b_u)),  m_t = saturate16(shift_rounded(A m_{t-1} + B u_t, a)) (each channel),
         h_t = g(saturate16(W_m m_t + (W_x x_t + b_h))).
     Original form, with the int8 form h' = saturate8(requantize(h)) of the previous state:
         u_t = saturate16(e_x x_t + e_h h'_{t-1} + e_m m_{t-1}),  m_t as above,
         h_t = g(saturate16(W_x x_t + W_h h'_{t-1} + W_m m_t)).
-    `linear` keeps codes, `relu` is max(0, x), `tanh` is tanh_code, so that its input has scale 2^-12 and its output 2^-15;
-    where f is tanh, u = saturate16(requantize(f(...))) brings it to the scale of its channel.
+    `linear` keeps codes, `relu` is max(0, x), and `tanh` is tanh_code, with input scale 2^-12 and output scale 2^-15; if f is
+    tanh, u = saturate16(requantize(f(...))) converts it to the scale of its channel.
 
-    A m + B u of 16 by 16 bits stays in int32 because a is the largest number with
+    A m + B u of 16 by 16 bits fits int32, because a is the largest number with
     32767 (sum_j |A_ij| + |B_i|) 2^a + 2^(a-1) < 2^31 in every row i: the rows of a Legendre memory sum to 2.5 at order 8 and
     to 7 at order 192, which leaves a = 14 and 13.
     """
@@ -38,7 +38,7 @@ class IntegerLMU(IntegerLayer):
     state_bits: torch.Tensor  # a
 
     def __init__(self, layer: LMU) -> None:
-        """`layer` gives the topology only."""
+        """Build the layer; `layer` provides the topology, and with it the constants A and B."""
         super().__init__()
         order, channels, inputs, hidden = layer.memory.order, layer.memory_channels, layer.input_size, layer.hidden_size
         self.output_size, self.channels, self.feedback = hidden, channels, layer.feedback
@@ -46,9 +46,10 @@ class IntegerLMU(IntegerLayer):
         self.activation = names[layer.activation]
         self.input_activation = "linear" if layer.feedback else names[layer.input_activation]
         self.uses_tanh_table = "tanh" in (self.activation, self.input_activation)
-        self.register_buffer("A", torch.zeros(order, order, dtype=torch.int16))
-        self.register_buffer("B", torch.zeros(order, dtype=torch.int16))
-        self.register_buffer("state_bits", torch.ones((), dtype=torch.int8))
+        A_MM, B_M, state_bits = scheme.state_matrices(layer.memory.A.cpu(), layer.memory.B.cpu())
+        self.register_buffer("A", A_MM)
+        self.register_buffer("B", B_M)
+        self.register_buffer("state_bits", torch.tensor(state_bits, dtype=torch.int8))
         wide = rules.INT16_LIMIT
         self.signal_from_input = IntegerLinear(inputs, channels, bias=not layer.feedback)
         self.hidden_from_input = IntegerLinear(inputs, hidden, bias=not layer.feedback)
@@ -75,18 +76,18 @@ class IntegerLMU(IntegerLayer):
         return self._outputs(self.hidden_from_input(frame_at(codes_BTD, last)), memory_BX)
 
     def signal(self, part_BTC: torch.Tensor) -> torch.Tensor:
-        """u of the parallel form, int16, from its part."""
+        """Return u of the parallel form, int16, from its part."""
         if self.input_activation != "tanh":
             return _activated(self.input_activation, part_BTC)
         return saturate16(self.signal_rescale(_activated("tanh", part_BTC)))
 
     def memory_step(self, memory_BCM: torch.Tensor, signal_BC: torch.Tensor, state_bits: int) -> torch.Tensor:
-        """m_t, int16, from m_{t-1} and u_t, both int16."""
+        """Return m_t (int16) from m_{t-1} and u_t, both int16."""
         added_BCM = signal_BC.int().unsqueeze(2) * self.B
         return saturate16(shift_rounded(rules.product(memory_BCM, self.A) + added_BCM, state_bits))
 
     def _memories(self, signal_BTC: torch.Tensor) -> torch.Tensor:
-        """The memories of all frames, int16 (B, T, X)."""
+        """Return the memories of all frames, int16 (B, T, X)."""
         state_bits = int(self.state_bits)
         memory_BCM = self._first_memory(signal_BTC)
         memories = []
@@ -116,12 +117,8 @@ class IntegerLMU(IntegerLayer):
 
     def load(self, layer: RecurrentLayer, name: str, ranges: Ranges, scale_D: torch.Tensor) -> torch.Tensor:
         assert isinstance(layer, LMU)
-        A_MM, B_M, state_bits = scheme.state_matrices(layer.memory.A.cpu(), layer.memory.B.cpu())
-        self.A.copy_(A_MM)
-        self.B.copy_(B_M)
-        self.state_bits.fill_(state_bits)
         memory_C = scheme.state_scale(ranges[f"{name}.memory"])
-        memory_X = memory_C.repeat_interleave(len(B_M))
+        memory_X = memory_C.repeat_interleave(len(self.B))
         signal_C = memory_C
         if self.input_activation == "tanh":
             signal_C = torch.full_like(memory_C, 2.0**-TANH_INPUT_BITS)
@@ -146,8 +143,8 @@ class IntegerLMU(IntegerLayer):
         bounds = {name: part.product.bound() for name, part in linear.items()}
         return bounds | {"memory": scheme.state_bound(self.A, self.B, int(self.state_bits))}
 
-    def stored_bytes(self) -> int:
-        return super().stored_bytes() + 2 * (self.A.numel() + self.B.numel())
+    def state_bytes(self) -> int:
+        return 2 * (self.channels * len(self.B) + (self.output_size if self.feedback else 0))
 
     def spectral_radii(self) -> dict[str, float]:
         A_MM = self.A.double() / 2 ** int(self.state_bits)
@@ -155,7 +152,7 @@ class IntegerLMU(IntegerLayer):
 
 
 def output_scales(activation: str, range_H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales of an output's sum and of the output itself."""
+    """Return the scales of an output's sum and of the output itself."""
     if activation == "tanh":
         full = torch.ones_like(range_H, dtype=torch.float64)
         return full * 2.0**-TANH_INPUT_BITS, full * 2.0**-UNIT_BITS
@@ -164,7 +161,7 @@ def output_scales(activation: str, range_H: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _activated(name: str, part: torch.Tensor) -> torch.Tensor:
-    """int16 from int32 parts."""
+    """Return int16 codes from int32 parts."""
     codes = saturate16(part)
     if name == "tanh":
         return tanh_code(codes)

@@ -1,4 +1,4 @@
-"""Networks whose recurrent layers compute in integers between parts that stay float: attention, norms, linear layers.
+"""Networks with integer recurrent layers between parts that stay float: attention, norms, linear layers.
 
 Shape letters: B batch, T frames, F features, D layer input, H states of a layer.
 """
@@ -20,42 +20,42 @@ from speech_exp.tasks.integer.substitution import recurrent_layers, substituted
 
 
 class IntegerRecurrent(nn.Module):
-    """Stands in for a float recurrent layer: inputs to int8 codes, the integer layer, its int16 states to real numbers."""
+    """Replaces a float recurrent layer: quantises inputs to int8, runs the integer layer, dequantises its int16 states."""
 
     input_scale: torch.Tensor  # (D)
     output_scale: torch.Tensor  # (H)
 
     def __init__(self, layer: RecurrentLayer) -> None:
-        """`layer` gives the topology only."""
+        """Build the module; `layer` only provides the topology."""
         super().__init__()
         self.register_buffer("input_scale", torch.ones(layer.input_size))
         self.register_buffer("output_scale", torch.ones(layer.output_size))
         self.layer = integer_layer(layer)
 
     def forward(self, inputs_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """float32 (B, T, H)."""
+        """Return float32 states (B, T, H)."""
         return self.layer(scheme.quantized(inputs_BTD, self.input_scale), lengths_B) * self.output_scale
 
     def load(self, layer: RecurrentLayer, name: str, ranges: Ranges) -> None:
-        """Takes over a float layer that calibration knows as `name`."""
+        """Load a float layer that calibration calls `name`."""
         self.input_scale.copy_(scheme.code_scale(ranges[f"{name}.input"], INT8_LIMIT))
         self.output_scale.copy_(self.layer.load(layer, name, ranges, self.input_scale.double()))
 
 
 class MixedNetwork(IntegerForm):
-    """A copy of a float network, recurrent layers in integers, all else in float32 on the CPU."""
+    """A copy of a float network with integer recurrent layers; everything else is float32 on the CPU."""
 
     constrained = ("recurrent",)
     promise = "INT8 recurrent layers, integers alone from their input codes to their states"
 
     def __init__(self, network: Network) -> None:
-        """`network` gives the topology; codes are 0 until `load` or `load_state_dict`."""
+        """Build the form; `network` provides the topology, and codes are 0 until `load` or `load_state_dict`."""
         super().__init__()
         layers = {name: IntegerRecurrent(layer) for name, layer in recurrent_layers(network).items()}
         self.network = substituted(network, layers, shares=False).cpu().eval().requires_grad_(False)
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> Any:
-        """The output of the network on the CPU, in float32 under autocast too."""
+        """Return the network's output on the CPU, in float32 even under autocast."""
         with torch.autocast("cpu", enabled=False):
             return self.network(features_BTF.cpu().float(), lengths_B.cpu())
 
@@ -71,7 +71,7 @@ class MixedNetwork(IntegerForm):
         return list(self._stand_ins())
 
     def float_parts(self) -> list[str]:
-        """The largest parts with numbers of their own in which no layer computes in integers."""
+        """Return the largest parts that have numbers of their own but no integer layer."""
         return _float_parts(self.network)
 
     def check(self) -> None:

@@ -20,10 +20,10 @@ from speech_exp.tasks.integer.rules import INT8_LIMIT, saturate8
 
 
 class IntegerFront(nn.Module):
-    """Convolution, batch normalisation folded into it, and ReLU: int8 codes to int8 codes, 0 behind an utterance."""
+    """Convolution with batch normalisation folded in, then ReLU: int8 codes to int8 codes, 0 in the padding."""
 
     def __init__(self, front: ConvolutionFront) -> None:
-        """`front` gives the topology only."""
+        """Build the front; `front` only provides the topology."""
         super().__init__()
         channels, inputs, self.width = front.convolution.weight.shape
         self.filters = IntegerLinear(inputs * self.width, channels, bias=True)
@@ -39,10 +39,10 @@ class IntegerFront(nn.Module):
 
 
 class IntegerNetwork(IntegerForm):
-    """A classifier over the compact encoder: int8 feature codes to int32 logits of one common scale.
+    """A classifier over the compact encoder: int8 feature codes to int32 logits with one common scale.
 
-    Every layer's int16 states become int8 codes, by requantisation and saturate8, where the next layer's product reads
-    them; pooling works on int16 states and its result becomes int8 for the output layer.
+    Between layers, int16 states are converted to int8 codes by requantisation and saturate8. Pooling works on int16 states, and
+    its result is converted to int8 for the output layer.
     """
 
     constrained = ("convolution", "recurrent", "pooling", "linear")
@@ -51,7 +51,7 @@ class IntegerNetwork(IntegerForm):
     output_scale: torch.Tensor
 
     def __init__(self, network: Network) -> None:
-        """`network` gives the topology only; all codes are 0 until `load` or `load_state_dict`."""
+        """Build the form; `network` only provides the topology, and all codes are 0 until `load` or `load_state_dict`."""
         super().__init__()
         assert has_integer_parts_only(network), "others are a MixedNetwork"
         encoder = network.encoder
@@ -66,11 +66,11 @@ class IntegerNetwork(IntegerForm):
         self.output = IntegerProduct(encoder.output_size, network.output.out_features, bias=True)
 
     def quantize(self, features_BTF: torch.Tensor) -> torch.Tensor:
-        """int8 codes: saturate8 of the nearest integer of feature / scale, one scale a feature."""
+        """Return int8 codes: saturate8 of the nearest integer to feature / scale, with one scale per feature."""
         return scheme.quantized(features_BTF.cpu(), self.input_scale)
 
     def integer_logits(self, codes_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """int8 codes and int64 lengths, at least 1, to int32 logits (B, V)."""
+        """Return int32 logits (B, V) from int8 codes and int64 lengths of at least 1."""
         codes = codes_BTF if self.front is None else self.front(codes_BTF, lengths_B)
         for layer, narrowing in zip(self.recurrent_layers, self.narrowings, strict=False):
             codes = saturate8(narrowing(layer(codes, lengths_B)))
@@ -82,7 +82,7 @@ class IntegerNetwork(IntegerForm):
         return self.output.accumulate(saturate8(self.pooled(pooled_BH)))
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """float32 logits (B, V) on the device of the features."""
+        """Return float32 logits (B, V) on the device of the features."""
         logits_BV = self.integer_logits(self.quantize(features_BTF), lengths_B.cpu())
         return (logits_BV * self.output_scale).to(features_BTF.device)
 
@@ -96,9 +96,8 @@ class IntegerNetwork(IntegerForm):
     def integer_parts(self) -> dict[str, IntegerPart]:
         return {"network": IntegerPart(self.integer_logits, self.input_scale.numel())}
 
-    def model_bytes(self) -> int:
-        table = rules.EXP2_TABLE if self.pooling.score is not None else rules.EXP2_TABLE[:0]
-        return super().model_bytes() + table.numel() * table.element_size()
+    def tables(self) -> tuple[torch.Tensor, ...]:
+        return super().tables() + ((rules.EXP2_TABLE,) if self.pooling.score is not None else ())
 
     def accumulator_bounds(self) -> dict[str, int]:
         front = {} if self.front is None else {"front": self.front.filters.product.bound()}
@@ -114,7 +113,7 @@ class IntegerNetwork(IntegerForm):
 
     def load(self, network: Network, ranges: Ranges) -> None:
         encoder = network.encoder
-        scale = scheme.code_scale(ranges["input"], INT8_LIMIT).float().double()  # as it is stored
+        scale = scheme.code_scale(ranges["input"], INT8_LIMIT).float().double()  # as stored
         self.input_scale.copy_(scale)
         if self.front is not None and encoder.front is not None:
             front_scale = scheme.code_scale(ranges["front"], INT8_LIMIT)

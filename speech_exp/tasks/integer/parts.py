@@ -1,4 +1,4 @@
-"""What integer layers are made of: a product with its bias, and requantisation by row.
+"""The building blocks of integer layers: a product with its bias, and requantisation by row.
 
 Shape letters: I inputs of a product, O its outputs (rows).
 """
@@ -12,7 +12,7 @@ from speech_exp.tasks.integer import rules, scheme
 
 
 class IntegerProduct(nn.Module):
-    """int32 accumulators W x + b of int8 or int16 codes x; W int8, b int32 in units of the accumulator."""
+    """Computes int32 accumulators W x + b of int8 or int16 codes x; W is int8, b is int32 in units of the accumulator."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -24,28 +24,25 @@ class IntegerProduct(nn.Module):
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32) if bias else None)
 
     def accumulate(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (..., I) to int32 (..., O)."""
+        """Return int32 accumulators (..., O) of codes (..., I)."""
         sums = rules.product(codes, self.weight)
         return sums if self.bias is None else sums + self.bias
 
     def load(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, scale_O: torch.Tensor) -> None:
-        """Codes of a weight with its input scales in it, for accumulators of scale `scale_O` (all float64)."""
+        """Load a weight that already includes its input scales, for accumulators of scale `scale_O` (all float64)."""
         codes_OI = scheme.rounded(weight_OI / scale_O.unsqueeze(1)).clamp(-rules.INT8_LIMIT, rules.INT8_LIMIT)
         self.weight.copy_(codes_OI)
         if self.bias is not None and bias_O is not None:
             self.bias.copy_(scheme.rounded(bias_O / scale_O))
 
     def bound(self) -> int:
-        """Proven largest magnitude of an accumulator, at any order of summation."""
+        """Return the proven largest magnitude of an accumulator, for any order of summation."""
         bound_O = self.weight.long().abs().sum(1) * self.input_limit
         return int((bound_O if self.bias is None else bound_O + self.bias.long().abs()).max())
 
-    def stored_bytes(self) -> int:
-        return self.weight.numel() + (0 if self.bias is None else 4 * self.bias.numel())
-
 
 class Requantization(nn.Module):
-    """Codes or accumulators of one scale to parts of another, by an int32 multiplier and a shift for each row."""
+    """Converts codes or accumulators to parts of a different scale, with an int32 multiplier and a shift for each row."""
 
     multiplier: torch.Tensor
     shift: torch.Tensor
@@ -56,7 +53,7 @@ class Requantization(nn.Module):
         self.register_buffer("shift", torch.ones(outputs, dtype=torch.int8))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """int32 or int16 (..., O) to int32 parts (..., O)."""
+        """Return int32 parts (..., O) of int32 or int16 numbers (..., O)."""
         return rules.requantize(codes, self.multiplier, self.shift)
 
     def is_within_rules(self) -> bool:
@@ -69,7 +66,7 @@ class Requantization(nn.Module):
 
 
 class IntegerLinear(nn.Module):
-    """A linear layer from codes to parts of a wanted scale."""
+    """A linear layer from codes to parts of a given scale."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, input_limit: int = rules.INT8_LIMIT) -> None:
         super().__init__()
@@ -77,13 +74,13 @@ class IntegerLinear(nn.Module):
         self.requantization = Requantization(outputs)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """int8 or int16 codes (..., I) to int32 parts (..., O)."""
+        """Return int32 parts (..., O) of int8 or int16 codes (..., I)."""
         return self.requantization(self.product.accumulate(codes))
 
     def load(
         self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, scale_I: torch.Tensor, scale_O: torch.Tensor
     ) -> None:
-        """Takes over a float layer whose inputs have the scales `scale_I` and whose parts shall have `scale_O`."""
+        """Load a float layer for inputs with scales `scale_I` and parts with scales `scale_O`."""
         weight_OI = weight_OI.detach().double().cpu() * scale_I
         bias_O = None if bias_O is None else bias_O.detach().double().cpu()
         row_O = scheme.row_scale(weight_OI, bias_O)

@@ -14,19 +14,19 @@ from speech_exp.tasks.integer import rules
 from speech_exp.tasks.integer.parts import IntegerLinear, Requantization
 from speech_exp.tasks.integer.rules import INT16_LIMIT, UNIT_BITS, divide_rounded, exp2_code, saturate8
 
-# With it no sum over time can overflow int32: see `accumulator_bounds`.
+# This limit keeps all sums over time within int32: see `accumulator_bounds`.
 MAX_FRAMES = 2**15
 
 
 class IntegerPooling(nn.Module):
-    """int16 states (B, T, H) and lengths n (B) to one int16 state (B, H) of the same scale.
+    """Pools int16 states (B, T, H) with lengths n (B) into one int16 state (B, H) of the same scale.
 
-    `last`: the state at frame n - 1, which the layer itself gives.
+    `last`: the state at frame n - 1, which the layer itself returns.
     `mean`: divide_rounded(sum of the states, n).
-    `attention`: score s_t = requantize(W h'_t + b), an int32 of scale 2^-10 octaves (that is, log2(e) times the float
-    score), h' = saturate8(requantize(h)); e_t = exp2_code(max(s) - s_t); p_t = divide_rounded(e_t << 15, sum(e));
+    `attention`: score s_t = requantize(W h'_t + b), an int32 with scale 2^-10 octaves (log2(e) times the float score), where
+    h' = saturate8(requantize(h)); e_t = exp2_code(max(s) - s_t); p_t = divide_rounded(e_t << 15, sum(e));
     the result is divide_rounded(sum(p_t h_t), sum(p)).
-    Only the first n frames count in sums and maxima.
+    Sums and maxima only include the first n frames.
     """
 
     def __init__(self, kind: str, size: int) -> None:
@@ -65,9 +65,9 @@ class IntegerPooling(nn.Module):
         self.score.load(score.weight, score.bias, narrow_scale_H, octave)
 
     def accumulator_bounds(self) -> dict[str, int]:
-        """At `MAX_FRAMES` frames, with the rounding terms of the divisions.
+        """Return the bounds at `MAX_FRAMES` frames, including the rounding terms of the divisions.
 
-        The exact shares of all frames sum to 2^15 and each is rounded by at most a half.
+        The exact shares of all frames sum to 2^15, and rounding changes each by at most one half.
         """
         if self.kind == "last":
             return {}

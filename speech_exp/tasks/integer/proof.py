@@ -1,4 +1,4 @@
-"""The proof that inference is integer-only: it runs under a mode that sees every tensor operation."""
+"""Prove that inference is integer-only by running it in a mode that intercepts every tensor operation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class FloatOperationError(ValueError):
-    """An operation took or gave a number that is not an integer."""
+    """An operation took or returned a number that is not an integer."""
 
 
 class IntegersOnly(TorchDispatchMode):
-    """Refuses every operation that takes or gives a floating-point or complex tensor or scalar, or asks for such a dtype."""
+    """Refuses every operation that takes or returns a floating-point or complex tensor or scalar, or names such a dtype."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class IntegersOnly(TorchDispatchMode):
 def integer_operations(
     compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], codes_BTF: torch.Tensor, lengths_B: torch.Tensor
 ) -> int:
-    """How many operations `compute` of codes and lengths consists of, all on integers; else `FloatOperationError`."""
+    """Return the number of operations in `compute`; raise a `FloatOperationError` if one is not on integers."""
     with IntegersOnly() as mode:
         compute(codes_BTF, lengths_B)
     return mode.operations

@@ -1,4 +1,4 @@
-"""A float network that rounds where its integer form does.
+"""A float network that rounds at the same points as its integer form.
 
 Shape letters: B batch, T frames, D layer input, F features, H states.
 """
@@ -17,7 +17,7 @@ from speech_exp.tasks.integer.substitution import recurrent_layers, substituted
 
 
 class _RoundedNetwork(nn.Module):
-    """All of a classification network of the compact encoder."""
+    """A whole classification network over the compact encoder."""
 
     def __init__(self, network: ClassificationNetwork, rounding: Rounding) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _RoundedLayer(nn.Module):
 
 
 def rounded(network: Network, rounding: Rounding) -> nn.Module:
-    """`network`, sharing its parameters, with `rounding` at the points where its integer form rounds."""
+    """Return `network` with `rounding` at the points where its integer form rounds; parameters are shared."""
     if has_integer_parts_only(network):
         return _RoundedNetwork(network, rounding)
     layers = {name: _RoundedLayer(layer, name, rounding) for name, layer in recurrent_layers(network).items()}

@@ -1,7 +1,7 @@
-"""From real numbers to codes: scales, weights, multipliers. Used at conversion only, never between codes and logits.
+"""Convert real numbers to codes: scales, weights, multipliers. Only used at conversion, never between codes and logits.
 
-A scale is the real number that one code stands for. Weights are int8 with one scale a row; the scales of the inputs are
-multiplied into the weights first, so that every input feature may have its own.
+A scale is the real number that one code step represents. Weights are int8 with one scale per row; the input scales are
+multiplied into the weights first, so that every input feature can have its own scale.
 
 Shape letters: I inputs of a product, O its outputs (rows).
 """
@@ -12,17 +12,17 @@ import torch
 
 from speech_exp.tasks.integer.rules import ACCUMULATOR_LIMIT, INT8_LIMIT, INT16_LIMIT, saturate8
 
-# The int16 codes of a state reach to this multiple of the largest magnitude seen in calibration: one bit of fifteen
-# buys room for recordings that are louder than those of training.
+# The int16 codes of a state cover this multiple of the largest magnitude seen in calibration: one bit of fifteen leaves
+# room for recordings that are louder than those of training.
 STATE_HEADROOM = 2.0
-# No feature of a vector is taken to be smaller than this share of its largest, so that one that was silent in
+# Each feature of a vector gets at least this share of the largest feature's range, so that a feature that was silent in
 # calibration does not saturate at once.
 SMALLEST_SHARE = 1 / 16
 _BIAS_LIMIT = 2**29  # leaves room for the products in the accumulator
 
 
 def code_scale(range_X: torch.Tensor, limit: int) -> torch.Tensor:
-    """Scale of each feature whose largest magnitude is `range_X`; float64."""
+    """Return the scale of each feature, given its largest magnitude `range_X`; float64."""
     range_X = range_X.double()
     largest = range_X.max()
     if not torch.isfinite(largest):
@@ -31,12 +31,12 @@ def code_scale(range_X: torch.Tensor, limit: int) -> torch.Tensor:
 
 
 def state_scale(range_X: torch.Tensor) -> torch.Tensor:
-    """Scale of int16 codes with headroom; float64."""
+    """Return the scale of int16 codes with headroom; float64."""
     return code_scale(range_X * STATE_HEADROOM, INT16_LIMIT)
 
 
 def cell_bits(range_X: torch.Tensor, most: int) -> int:
-    """Fraction bits, 0 to `most`, of int16 codes of one power-of-two scale that reach over the range with headroom."""
+    """Return the fraction bits, 0 to `most`, of int16 codes with one power-of-two scale that covers the range with headroom."""
     bits = most
     while bits and float(range_X.max()) * STATE_HEADROOM * 2**bits > INT16_LIMIT:
         bits -= 1
@@ -44,9 +44,9 @@ def cell_bits(range_X: torch.Tensor, most: int) -> int:
 
 
 def row_scale(weight_OI: torch.Tensor, bias_O: torch.Tensor | None, common: bool = False) -> torch.Tensor:
-    """Scale of each row of a weight that has its input scales in it, as large as its bias in int32 needs.
+    """Return the scale of each row of a weight that includes its input scales, large enough for its bias to fit int32.
 
-    With `common` all rows have that of the largest. Of zeros alone any scale is right: 1.
+    With `common`, all rows get the largest scale. For rows of zeros any scale works; it is 1.
     """
     scale_O = weight_OI.abs().amax(1) / INT8_LIMIT
     if bias_O is not None:
@@ -57,19 +57,19 @@ def row_scale(weight_OI: torch.Tensor, bias_O: torch.Tensor | None, common: bool
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
-    """The nearest integer, halves towards plus infinity, as the rules round."""
+    """Round to the nearest integer, halves towards plus infinity, like the rules."""
     return (x + 0.5).floor()
 
 
 def quantized(x: torch.Tensor, scale_X: torch.Tensor) -> torch.Tensor:
-    """int8 codes of real numbers (..., X): saturate8 of the nearest integer of x / scale, one float32 scale a feature."""
+    """Return int8 codes of numbers (..., X): saturate8 of the nearest integer to x / scale, one float32 scale per feature."""
     return saturate8(rounded(x.float() / scale_X))
 
 
 def fixed_point(ratio_O: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int32 multiplier in [2^30, 2^31) and int8 shift in [1, 62] with multiplier * 2^-shift the nearest to each ratio.
+    """Return int32 multipliers in [2^30, 2^31) and int8 shifts in [1, 62], with multiplier * 2^-shift nearest to each ratio.
 
-    A ratio below 2^-32, which takes every int32 to 0, becomes multiplier 0.
+    A ratio below 2^-32, which maps every int32 to 0, becomes multiplier 0.
     """
     mantissa_O, exponent_O = torch.frexp(ratio_O.double())
     multiplier_O = rounded(mantissa_O * 2**31).long()
@@ -86,9 +86,10 @@ def fixed_point(ratio_O: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def state_matrices(A_MM: torch.Tensor, B_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The LMU's A and B as int16 codes and their fraction bits, the most that fit int16 and an int32 accumulator.
+    """Return the LMU's A and B as int16 codes, and the most fraction bits that fit int16 and an int32 accumulator.
 
-    m and u are int16, so with a fraction bits a row's accumulator is at most 32767 (sum_j |A_ij| + |B_i|) + 2^(a-1).
+    m and u are int16, so with a fraction bits a row's accumulator is at most 32767 (sum_j |A_ij| + |B_i|) + 2^(a-1), with A
+    and B in codes.
     """
     for bits in range(15, 0, -1):
         A_codes_MM, B_codes_M = (rounded(x.double() * 2**bits) for x in (A_MM, B_M))
@@ -100,6 +101,6 @@ def state_matrices(A_MM: torch.Tensor, B_M: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def state_bound(A_MM: torch.Tensor, B_M: torch.Tensor, bits: int) -> int:
-    """Largest magnitude of A m + B u in codes, with the rounding term."""
+    """Return the largest magnitude of A m + B u in codes, including the rounding term."""
     row_sum_M = A_MM.long().abs().sum(1) + B_M.long().abs()
     return int(row_sum_M.max()) * INT16_LIMIT + (1 << (bits - 1))

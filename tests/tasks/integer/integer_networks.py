@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speech_exp.data.batches import Batch
+from speech_exp.features.batch import Batch
 from speech_exp.models.asr_encoder import AsrEncoder
 from speech_exp.models.encoder import CompactEncoder
 from speech_exp.models.lmu import LMU

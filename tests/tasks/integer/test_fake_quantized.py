@@ -7,9 +7,9 @@ import torch
 from integer_networks import CELLS, batch, network
 
 from speech_exp.tasks.integer import equations
-from speech_exp.tasks.integer.calibration import Watching, observe
+from speech_exp.tasks.integer.calibration import RangeRecorder, observe
 from speech_exp.tasks.integer.conversion import convert
-from speech_exp.tasks.integer.fake import Faked, FakeQuantized
+from speech_exp.tasks.integer.fake import FakeQuantized, FakeRounding
 
 ROUNDING = 1e-5  # of float32 sums in another order, through a few layers
 
@@ -23,7 +23,7 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", CELLS)
 def test_the_equations_are_those_of_the_network(name, bidirectional, pooling):
     trained, given = network(name, bidirectional, 2, 3, pooling), batch([9, 4, 12])
-    watching = Watching()
+    watching = RangeRecorder()
     found_BV = equations.logits(trained, given.features_BTF, given.lengths_B, watching)
     torch.testing.assert_close(found_BV, trained(given.features_BTF, given.lengths_B), rtol=ROUNDING, atol=ROUNDING)
     assert {"input", "front", "layers.0.output", "layers.1.output", "pooled"} <= watching.ranges.keys()
@@ -80,7 +80,7 @@ def test_gradients_are_near_those_of_the_network(name):
 def test_gradients_pass_rounding_and_stop_at_saturation():
     x = torch.tensor([-3.0, 0.26, 0.74, 3.0], requires_grad=True)
     for scale in (0.5, torch.full((4,), 0.5)):
-        coded = Faked({}).codes(x, scale, 4)
+        coded = FakeRounding({}).codes(x, scale, 4)
         assert coded.tolist() == [-2.0, 0.5, 0.5, 2.0]
         assert torch.autograd.grad(coded.sum(), x)[0].tolist() == [0.0, 1.0, 1.0, 0.0]
 

@@ -11,8 +11,12 @@ from speech_exp.models.layer import RecurrentLayer
 from speech_exp.models.lmu import LMU
 from speech_exp.models.recurrent import GRU, LSTM
 from speech_exp.objectives.classification import ClassificationNetwork
+from speech_exp.tasks.deployment import CertificateError
 from speech_exp.tasks.integer.conversion import convert, from_state
+from speech_exp.tasks.integer.form import IntegerForm
 from speech_exp.tasks.integer.network import IntegerNetwork
+from speech_exp.tasks.integer_inference import IntegerInference
+from speech_exp.tasks.packed import HEADER, Part, Tables, pack
 
 
 def saved_and_loaded(converted: IntegerNetwork) -> dict[str, torch.Tensor]:
@@ -35,6 +39,51 @@ def test_a_state_gives_the_same_network_again(name, pooling):
     assert torch.equal(again(given.features_BTF, given.lengths_B), converted(given.features_BTF, given.lengths_B))
     assert again.model_bytes() == converted.model_bytes()
     assert again.accumulator_bounds() == converted.accumulator_bounds()
+
+
+@pytest.mark.parametrize("pooling", ["last", "attention"])
+@pytest.mark.parametrize("name", CELLS)
+def test_the_packed_file_gives_the_same_network_again(tmp_path, name, pooling):
+    """Every layer in both directions, a front, both tables: the same bits, the same logits, the bytes that are counted."""
+    task, given = IntegerInference(10**6, True, 0, 1e-3, None), batch([9, 4])
+    converted = convert(network(name, True, 2, 3, pooling), [given])
+    path = tmp_path / "model.packed"
+    path.write_bytes(pack(converted.state_dict(), task.deployment.parts(converted)))
+    again = task.deployment.unpacked(network(name, True, 2, 3, pooling, seed=77), path)
+    assert same_state(again.state_dict(), converted.state_dict())
+    assert torch.equal(again(given.features_BTF, given.lengths_B), converted(given.features_BTF, given.lengths_B))
+    stored = task.deployment.stored(converted)
+    assert stored.packed_bytes == path.stat().st_size == converted.model_bytes() + HEADER.size
+    assert stored.packed_layer_bytes == stored.recurrent_layer_bytes == converted.recurrent_layer_bytes()
+
+
+def test_a_packed_file_with_other_tables_or_shifts_is_refused(tmp_path):
+    task = IntegerInference(10**6, True, 0, 1e-3, None)
+    converted = convert(network("gru"), [batch([9, 4])])
+    parts, path = task.deployment.parts(converted), tmp_path / "model.packed"
+    others = tuple(table.flip(0) for table in converted.tables())
+    path.write_bytes(pack(converted.state_dict(), [*parts[:-1], Part((), Tables(others))]))
+    with pytest.raises(ValueError, match="its tables are not those of the integer rules"):
+        task.deployment.unpacked(network("gru"), path)
+    converted.pooled.shift.fill_(63)
+    path.write_bytes(pack(converted.state_dict(), parts))
+    with pytest.raises(ValueError, match="outside the integer rules"):
+        task.deployment.unpacked(network("gru"), path)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_the_integer_layer_keeps_the_states_of_the_float_layer_in_two_bytes(name, bidirectional):
+    trained = network(name, bidirectional, 2)
+    expected = [2 * layer.state_numbers() for layer in trained.encoder.recurrent_layers]
+    assert IntegerNetwork(trained).recurrent_state_bytes() == expected
+
+
+def same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype and value.numpy().tobytes() == other[name].numpy().tobytes()
+        for name, value in one.items()
+    )
 
 
 def state_of(name: str = "lstm") -> dict[str, torch.Tensor]:
@@ -60,8 +109,8 @@ def test_a_missing_wrongly_typed_or_wrongly_shaped_entry_is_refused(key):
         ("lstm", "spy", torch.zeros(1), "unknown entries spy"),
         ("lstm", "layers.0.cell_bits", torch.tensor(13, dtype=torch.int8), "outside the integer rules"),
         ("lmu", "layers.0.state_bits", torch.tensor(0, dtype=torch.int8), "outside the integer rules"),
-        ("lstm", "pooled.shift", torch.full((7,), 63, dtype=torch.int8), "pooled of the integer model holds"),
-        ("lstm", "pooled.multiplier", torch.full((7,), -1, dtype=torch.int32), "pooled of the integer model holds"),
+        ("lstm", "pooled.shift", torch.full((7,), 63, dtype=torch.int8), "pooled of the integer model contains"),
+        ("lstm", "pooled.multiplier", torch.full((7,), -1, dtype=torch.int32), "pooled of the integer model contains"),
         ("lstm", "output.bias", torch.full((4,), 2**31 - 1, dtype=torch.int32), "accumulator output may reach"),
         ("lmu", "layers.0.A", torch.full((4, 4), 32767, dtype=torch.int16), "accumulator layers.0.memory may reach"),
         ("lstm", "output_scale", torch.tensor(float("nan")), "output_scale of the integer model is not positive"),
@@ -78,19 +127,62 @@ def of_size(cell, width: int, bidirectional: bool = False) -> IntegerNetwork:
 
 
 def test_stored_bytes_of_a_layer_by_hand():
-    """int8 matrices, two int32 bias vectors; those of DESIGN's largest layers in 36,864 bytes."""
-    assert of_size(lambda width: GRU(width, 97), 20).recurrent_layer_bytes() == [3 * 97 * (20 + 97) + 2 * 4 * 3 * 97]
-    assert of_size(lambda width: LSTM(width, 83), 20).recurrent_layer_bytes() == [4 * 83 * (20 + 83) + 2 * 4 * 4 * 83]
-    assert of_size(lambda width: GRU(width, 97), 20).recurrent_layer_bytes()[0] <= 36_864
-    assert of_size(lambda width: GRU(width, 98), 20).recurrent_layer_bytes()[0] > 36_864
-    assert of_size(lambda width: LSTM(width, 83), 20).recurrent_layer_bytes()[0] <= 36_864
-    assert of_size(lambda width: LSTM(width, 84), 20).recurrent_layer_bytes()[0] > 36_864
-    # Order 8, 20 channels, 45 hidden: U and its bias, W_x and its bias, W_m, A and B.
-    expected = 20 * 20 + 4 * 20 + 45 * 20 + 4 * 45 + 45 * 160 + 2 * (64 + 8)
-    assert of_size(lambda width: LMU(width, 45, 8, 16, 20), 20).recurrent_layer_bytes() == [expected]
-    original = 20 * (20 + 45 + 160) + 45 * (20 + 45 + 160) + 2 * (64 + 8)
-    assert of_size(lambda width: LMU(width, 45, 8, 16, 20, feedback=True), 20).recurrent_layer_bytes() == [original]
-    assert of_size(lambda width: GRU(width, 10), 5, True).recurrent_layer_bytes() == [2 * (30 * 15 + 8 * 30)]
+    """A row of a matrix has int8 weights, mostly an int32 bias, an int32 multiplier and an int8 shift."""
+
+    def bytes_of(cell, width=20, bidirectional=False):
+        return of_size(cell, width, bidirectional).recurrent_layer_bytes()
+
+    assert bytes_of(lambda width: GRU(width, 97)) == [3 * 97 * (20 + 97) + (4 + 5) * 6 * 97] == [39_285]
+    cell_bits = 1
+    assert bytes_of(lambda width: LSTM(width, 83)) == [4 * 83 * (20 + 83) + (4 + 5) * 8 * 83 + cell_bits] == [40_173]
+    # Order 8, 20 channels, 45 hidden: U, W_x and their biases, W_m, requantisation of the three, A and B and their bits.
+    expected = 20 * 20 + 4 * 20 + 45 * 20 + 4 * 45 + 45 * 160 + 5 * (20 + 45 + 45) + 2 * (64 + 8) + 1
+    assert bytes_of(lambda width: LMU(width, 45, 8, 16, 20)) == [expected]
+    rescaled = lambda width: LMU(width, 45, 8, 16, 20, input_activation="tanh")  # noqa: E731
+    assert bytes_of(rescaled) == [expected + 5 * 20]
+    # Three products give signals, three the hidden state, which is narrowed, too.
+    original = (20 + 45) * (20 + 45 + 160) + 5 * (3 * 20 + 3 * 45 + 45) + 2 * (64 + 8) + 1
+    assert bytes_of(lambda width: LMU(width, 45, 8, 16, 20, feedback=True)) == [original]
+    assert bytes_of(lambda width: GRU(width, 10), 5, True) == [2 * (30 * 15 + (8 + 10) * 30)]
+
+
+SIZED = {
+    "gru": GRU,
+    "lstm": LSTM,
+    "lmu": lambda width, hidden: LMU(width, hidden, 4, 8, 3, activation="relu"),
+    "lmu_tanh": lambda width, hidden: LMU(width, hidden, 4, 8, 3, input_activation="tanh"),
+    "lmu_feedback": lambda width, hidden: LMU(width, hidden, 4, 8, 3, feedback=True),
+}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("name", SIZED)
+def test_the_size_that_is_solved_for_is_that_of_the_converted_layer(name, bidirectional):
+    """The largest layer of the budget, converted, is within it; the next one is not."""
+    task = IntegerInference(1000, True, 0, 1e-3, None)
+
+    def encoder(hidden: int) -> CompactEncoder:
+        return CompactEncoder(5, lambda width: SIZED[name](width, hidden), bidirectional, 2, 0.0)
+
+    def network(hidden: int) -> ClassificationNetwork:
+        return ClassificationNetwork(encoder(hidden), 4, "mean", 0.0)
+
+    def converted(hidden: int) -> IntegerForm:
+        return convert(network(hidden), [batch([9, 4])])
+
+    best = task.sizing.choose(lambda hidden: encoder(hidden).recurrent_layers, None).hidden_size
+    fitting, above = converted(best), converted(best + 1)
+    for hidden, form in ((best, fitting), (best + 1, above)):
+        assert form.recurrent_layer_bytes() == [
+            task.sizing.storage_of(layer).bytes for layer in encoder(hidden).recurrent_layers
+        ]
+    assert max(fitting.recurrent_layer_bytes()) <= 1000 < max(above.recurrent_layer_bytes())
+    assert (
+        task.deployment.certify(fitting, network(best)).details["recurrent_layer_bytes"]
+        == fitting.recurrent_layer_bytes()
+    )
+    with pytest.raises(CertificateError, match=r"bytes, but task\.budget_bytes=1000"):
+        task.deployment.certify(above, network(best + 1))
 
 
 def test_stored_bytes_of_a_model_by_hand():
@@ -151,7 +243,7 @@ def test_conversion_needs_batches_finite_values_and_known_layers():
         convert(diverged, [batch([9])])
     strange = network("gru")
     strange.encoder.layers[0] = Strange(5, 7)
-    with pytest.raises(ValueError, match=r"knows gru, lstm and lmu, not 'strange': change model"):
+    with pytest.raises(ValueError, match=r"but not of strange: change model or task"):
         convert(strange, [batch([9])])
 
 

@@ -5,7 +5,7 @@ import torch
 from integer_networks import BLOCK, CELLS, LENGTHS, MIXED, batch, of, recogniser, seen_by
 
 from speech_exp.tasks.integer import scheme
-from speech_exp.tasks.integer.calibration import Watching
+from speech_exp.tasks.integer.calibration import RangeRecorder
 from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.fake import FakeQuantized
 from speech_exp.tasks.integer.rounded import rounded
@@ -20,7 +20,7 @@ def distance(one, other):
 @pytest.mark.parametrize("name", CELLS)
 def test_the_equations_are_those_of_the_network_and_ranges_those_of_its_inputs(name):
     trained, given = recogniser(name, True), batch(LENGTHS)
-    watching = Watching()
+    watching = RangeRecorder()
     torch.testing.assert_close(of(rounded(trained, watching), given), of(trained, given), rtol=ROUNDING, atol=ROUNDING)
     inputs_BTD, lengths_B, _ = seen_by(trained.get_submodule(BLOCK), trained, given)
     valid_BT = torch.arange(inputs_BTD.shape[1]) < lengths_B.unsqueeze(1)

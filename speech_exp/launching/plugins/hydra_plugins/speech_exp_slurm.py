@@ -1,5 +1,7 @@
-"""Hydra's launcher for launcher=slurm. It stands here because Hydra takes launchers from packages named `hydra_plugins`
-alone (`speech_exp.command_line` shows it this one), and imports little, because Hydra reads this file in every start.
+"""Hydra launcher for launcher=slurm.
+
+It is here because Hydra finds launchers only in packages named `hydra_plugins` (`speech_exp.command_line.main` adds this one to
+the path). It imports little at the top, because Hydra loads this file at every start.
 """
 
 from __future__ import annotations
@@ -18,20 +20,20 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class SlurmLauncher(Launcher):
-    """Submits the runs, waits for them, and says which failed and why."""
+    """Submits the runs, waits for them, and reports which ones failed and why."""
 
     def __init__(self, array_parallelism: int) -> None:
         self.array_parallelism = array_parallelism
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from speech_exp import ranks
-        from speech_exp.command_line import UserError
-        from speech_exp.launching.options import read_options
+        from speech_exp.command_line.main import UserError
+        from speech_exp.launching.options import QUOTES, check_text, read_options
 
-        if ranks.count() > 1:
+        if ranks.world_size() > 1:
             raise UserError(
-                f"error: {ranks.count()} processes were started and each would submit the job: start launcher=slurm without "
-                f"torchrun, and set slurm.tasks_per_node={ranks.count()}"
+                f"error: {ranks.world_size()} processes were started and each would submit the job: start launcher=slurm without "
+                f"torchrun, and set slurm.tasks_per_node={ranks.world_size()}"
             )
         self.config, self.callbacks = config, hydra_context.callbacks
         node: Any = OmegaConf.to_container(config.slurm, resolve=True)
@@ -41,6 +43,7 @@ class SlurmLauncher(Launcher):
             from speech_exp.launching.jobs import Executor, Run
 
             options = read_options({**node, "array_parallelism": self.array_parallelism})
+            check_text("hydra.sweep.dir", config.hydra.sweep.dir, QUOTES)
         except ImportError as error:
             raise UserError(f"error: launcher=slurm needs pip install 'speech_exp[slurm]' ({error})") from error
         except ValueError as error:
@@ -51,7 +54,7 @@ class SlurmLauncher(Launcher):
         self.run = Run(one_run)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from speech_exp.command_line import UserError
+        from speech_exp.command_line.main import UserError
 
         if self.config.dry_run:
             print(self.executor.batch_script(len(job_overrides)), flush=True)
@@ -85,7 +88,7 @@ class SlurmLauncher(Launcher):
         if failures:
             reasons = "".join(f"\n{name}\n{indent(reason, '  ')}" for name, reason in failures.items())
             print(f"error: {len(failures)} of {len(jobs)} runs failed{reasons}", file=sys.stderr, flush=True)
-            # Hydra leaves this out after an error, but the others can be compared, and those that lack be named.
+            # Hydra skips this after an error, but the other runs can still be compared and the missing ones named.
             self.callbacks.on_multirun_end(config=self.config, config_name=self.config.hydra.job.config_name)
             raise SystemExit(1)
         return [job.results()[0] for job in jobs.values()]

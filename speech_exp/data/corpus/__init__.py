@@ -1,0 +1,1 @@
+"""Corpora whose audio stays on disk: tables of utterances, readers, shards and batches."""

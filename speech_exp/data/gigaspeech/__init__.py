@@ -1,0 +1,1 @@
+"""GigaSpeech: its release, download and transcripts."""
