@@ -11,6 +11,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -43,7 +44,15 @@ def started() -> datetime:
     return ranks.broadcast_object(datetime.now)
 
 
+def speakers(name: str, bundled: bool, root: str | None, folder: str) -> str:
+    """Return the speakers of a digit data set in the form of a sweep: `george,jackson`."""
+    from speech_exp.data.digits import speakers_of
+
+    return ",".join(speakers_of(name, bundled, root, folder))
+
+
 OmegaConf.register_new_resolver("started", lambda form: started().strftime(form), replace=True)
+OmegaConf.register_new_resolver("speakers", speakers, use_cache=True, replace=True)
 
 
 class Experiment:
@@ -70,7 +79,10 @@ class Experiment:
         left = (*leave, *OWN_KEYS.get(key, ()))
         named = {str(name): value for name, value in node.items() if name not in left}
         check_types("" if key == "action" else key, named)  # an action's arguments are keys of the top level
-        return instantiate(named, _partial_=True, _convert_="all")
+        try:
+            return instantiate(named, _partial_=True, _convert_="all")
+        except InstantiationException as error:  # of a node inside this one; Hydra's message adds its own lines
+            raise error.__cause__ or error from None
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -164,9 +176,16 @@ class Experiment:
     def _encoder(self, hidden_size: int) -> Encoder:
         unsolved = ("hidden_size",) if self.config.model.hidden_size is None else ()
         cell = self._constructor("model", leave=unsolved)
-        return self.build(
-            "encoder", input_size=self.front_end.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
-        )
+        try:
+            return self.build(
+                "encoder", input_size=self.front_end.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
+            )
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):
+                raise
+            raise ValueError(
+                f"model.hidden_size={hidden_size} gives a model that does not fit into this machine's memory: lower it"
+            ) from None
 
     def prepare_training(self) -> Network | None:
         """Load the float run that the task starts from; return the teacher, which is trained first if no run is given."""

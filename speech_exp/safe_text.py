@@ -8,6 +8,7 @@ import unicodedata
 # Control characters (including terminal escapes), invisible and direction marks, surrogates, line separators.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 LONGEST = 2000
+_RESOLVING = " raised while resolving interpolation: "
 _CREDENTIALS = re.compile(r"://\S*@")  # user and password in http://user:password@host
 
 
@@ -17,6 +18,11 @@ def printable(text: object, longest: int = LONGEST) -> str:
     cut = f"... ({len(words):,} characters)" if len(words) > longest else ""
     line = " ".join(words[:longest].split())
     return escaped(line) + cut
+
+
+def text_of(error: BaseException) -> str:
+    """Return the first line of an error's text; what OmegaConf writes around the error of a resolver is removed."""
+    return str(error).partition(_RESOLVING)[2].partition("\n")[0] or str(error)
 
 
 def escaped(text: str) -> str:

@@ -206,6 +206,6 @@ def test_eight_processes_on_a_cold_cache_build_it_once(tmp_path):
     ]
     told = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, told
-    assert sum("features: 1200/1200" in err for _, err in told) == 1  # the progress of the one that built it
+    assert sum("features: 1,200/1,200" in err for _, err in told) == 1  # the progress of the one that built it
     assert len({out.partition("SHA-256")[2] for out, _ in told}) == 1
     assert len(list((tmp_path / "cache").glob("*/frames.npy"))) == 1

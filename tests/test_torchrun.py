@@ -135,7 +135,7 @@ def test_one_torchrun_a_node_trains_one_model(tmp_path):
         ("encoder.front_channels=8", "encoder.front_channels normalises over the batch"),
         ("action=status", "2 processes were started, but action=status takes one"),
         ("trainer.epochs=many", "trainer.epochs=many: expected an integer"),
-        ("experiment=search_lr", "a search chooses in one process"),
+        ("experiment=search_lr", "a search runs in one process"),
         ("launcher=slurm", "start launcher=slurm without torchrun, and set slurm.tasks_per_node=2"),
         ("nothing=1", "nothing is not a key of this config"),
         ("-m trainer.batch_size=63,64", "trainer.batch_size=63 is shared by 2 processes, which it must divide among"),
@@ -168,7 +168,8 @@ def test_a_teacher_is_trained_by_all_and_a_sweep_runs_one_after_the_other(start,
     for run in runs:
         assert read(run / "results.json")["certificate"]["passed"]
         assert read(run / "teacher" / "run.json")["processes"] == 2
-    assert "2 runs in 2 groups" in out
+    assert "full comparison: sweep/comparison.html" in out
+    assert "2 runs in 2 groups" in (tmp_path / "sweep" / "comparison.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from speech_exp.config_types import flat
-from speech_exp.safe_text import printable
+from speech_exp.safe_text import printable, text_of
 
 
 def one_sentence(error: HydraException, typed: Sequence[str]) -> str:
@@ -33,7 +33,7 @@ def one_sentence(error: HydraException, typed: Sequence[str]) -> str:
     if several is not None and "--multirun" in str(error):
         return f"{printable(several)} has several values: add -m to run each of them, or write [a,b] where the key takes a list"
     text = printable(str(error).split("\nTo append")[0].replace("--multirun", "-m"))
-    return text if error.__cause__ is None else f"{text}: {printable(error.__cause__)}"
+    return text if error.__cause__ is None else f"{text}: {printable(text_of(error.__cause__))}"
 
 
 def _of_choice(group: str, choice: str, options: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from speech_exp import __version__, ranks
 from speech_exp.command_line.composition_errors import one_sentence
@@ -29,7 +29,7 @@ from speech_exp.command_line.credentials import without_secrets
 from speech_exp.command_line.help_text import help_text
 from speech_exp.experiment import Experiment, started
 from speech_exp.files import reason
-from speech_exp.safe_text import printable
+from speech_exp.safe_text import printable, text_of
 
 # Hydra finds launchers in packages named hydra_plugins anywhere on the path.
 sys.path.append(str(Path(__file__).parents[1] / "launching" / "plugins"))
@@ -124,9 +124,16 @@ def _one_line() -> Iterator[None]:
         raise SystemExit(
             str(error) if isinstance(error, UserError) else f"error: {one_sentence(error, sys.argv[1:])}"
         ) from error
+    except InterpolationResolutionError as error:
+        if not LateFolder.one_line:
+            raise
+        raise SystemExit(f"error: {printable(text_of(error))}") from error
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)
         raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:  # the reader of our output has ended, as in `run.py --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
+        raise SystemExit(1) from None
 
 
 def silence(launcher: Any) -> None:
@@ -241,5 +248,7 @@ def _for_user(error: Exception) -> Exception:
         trace = trace.tb_next
     raised_here = trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("speech_exp")
     return (
-        UserError(f"error: {printable(cause)}") if raised_here or isinstance(cause, OmegaConfBaseException) else error
+        UserError(f"error: {printable(text_of(cause))}")
+        if raised_here or isinstance(cause, OmegaConfBaseException)
+        else error
     )

@@ -17,9 +17,20 @@ from speech_exp.data.prepared import DataRequest, PreparedData
 from speech_exp.data.recordings import Recording, fingerprint, index_recordings, read_contents
 from speech_exp.data.root import candidate_roots, find_root
 from speech_exp.data.splits import SPLITS, Parts, split_official, split_random, split_speaker
+from speech_exp.data.synthetic.espeak import espeak_paths
 from speech_exp.features.front_end import FrontEnd
 
 BUNDLED = Path(__file__).parent
+
+
+def speakers_of(name: str, bundled: bool, root: str | None, folder: str) -> list[str]:
+    """Return the speakers of a data set of digits in alphabetical order, from the names of its files."""
+    recordings, _ = index_recordings(find_root(name, _root(bundled, root), folder) / folder)
+    return sorted({recording.speaker for recording in recordings})
+
+
+def _root(bundled: bool, root: str | None) -> str | None:
+    return str(BUNDLED) if bundled and root is None else root
 
 
 @dataclass(eq=False)
@@ -57,8 +68,7 @@ class Digits(DataSet):
     targets: ClassVar[Targets] = "classes"
 
     def __post_init__(self) -> None:
-        if self.bundled and self.root is None:
-            self.root = str(BUNDLED)
+        self.root = _root(self.bundled, self.root)
         if self.split != "speaker" and (self.test_speaker is not None or self.validation_speaker is not None):
             raise ValueError(
                 f"dataset.split={self.split} takes no test or validation speaker, got dataset.test_speaker={self.test_speaker} "
@@ -115,6 +125,8 @@ class Digits(DataSet):
                 f"dataset.synthetic_voices={self.synthetic_voices} join training only where the augmentation makes variants, and "
                 f"it makes none: set augment=strong or dataset.synthetic_voices=0"
             )
+        if request.trains and self.synthetic_voices:
+            espeak_paths()  # raises if the synthesiser is missing
         if front_end.speeds != (1.0,):
             raise ValueError(
                 f"augment.speeds={list(front_end.speeds)} change waveforms in the batch, dataset={self.name} keeps features: set "

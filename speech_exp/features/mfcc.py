@@ -29,6 +29,7 @@ class TorchMfcc(FeatureExtractor):
         n_mfcc: PositiveInt,
     ) -> None:
         super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
+        _check_coefficients(n_mfcc, n_mels)
         from torchaudio.transforms import MFCC
 
         self.feature_names = [f"c{number}" for number in range(n_mfcc)]
@@ -60,6 +61,7 @@ class LibrosaMfcc(FeatureExtractor):
         delta_window: Annotated[int, AtLeast(3), Odd()],
     ) -> None:
         super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
+        _check_coefficients(n_mfcc, n_mels)
         self.n_mels, self.n_mfcc, self.delta_window = n_mels, n_mfcc, delta_window
         self.feature_names = [f"{prefix}c{number}" for prefix in ("", "Δ", "ΔΔ") for number in range(n_mfcc)]
 
@@ -96,6 +98,7 @@ class DynamicRangeMfcc(FeatureExtractor):
         range_db: PositiveFloat,
     ) -> None:
         super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
+        _check_coefficients(n_mfcc, n_mels)
         from torchaudio.functional import create_dct, melscale_fbanks
 
         self.feature_names = [f"c{number}" for number in range(n_mfcc)]
@@ -110,3 +113,11 @@ class DynamicRangeMfcc(FeatureExtractor):
             float(mel_TM.sum(1).max()), float(np.finfo(np.float32).tiny)
         )  # keeps the logarithm of silence finite
         return (np.log(mel_TM + self.floor * loudest) @ self.dct_MF).astype(np.float32)
+
+
+def _check_coefficients(n_mfcc: int, n_mels: int) -> None:
+    if n_mfcc > n_mels:
+        raise ValueError(
+            f"features.extractor.n_mfcc={n_mfcc}: expected at most features.extractor.n_mels={n_mels}, change "
+            f"features.extractor.n_mfcc"
+        )

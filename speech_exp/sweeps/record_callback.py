@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from speech_exp import ranks
 from speech_exp.command_line.composition_errors import one_sentence
 from speech_exp.command_line.credentials import refuse_written_secrets
+from speech_exp.safe_text import text_of
 from speech_exp.sweeps.clock import SweepClock
 from speech_exp.sweeps.record import Job, finish_job, finish_sweep, start_job, start_sweep
 from speech_exp.sweeps.status import missing_text, sweep_status
@@ -48,7 +49,7 @@ class RecordSweep(Callback):
             raise SystemExit(f"error: {one_sentence(error, sys.argv[1:])}") from error
         except (ValueError, OSError) as error:
             # Hydra would turn the exception into a warning and continue.
-            raise SystemExit(f"error: {error}") from error
+            raise SystemExit(f"error: {text_of(error)}") from error
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if _of_sweep(config):

@@ -57,6 +57,11 @@ ONE_LINE = {
     "model": "model cannot be parsed: expected KEY=VALUE",
     "seed=range(0,0) -m": "the sweep has no run: one of its keys has an empty list or range of values",
     "-m hydra/sweeper=search hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials=0: expected an integer of at least 1",
+    "model.hidden_size=1000000": "model.hidden_size=1000000 gives a model that does not fit into this machine's memory: lower it",
+    "features.extractor.n_mfcc=100": "features.extractor.n_mfcc=100: expected at most features.extractor.n_mels=40",
+    "encoder.dropout=1.5": "encoder.dropout=1.5: expected a number of at least 0 and below 1, change encoder.dropout",
+    "action=evaluate checkpoint=README.md part=dev": "part=dev: expected one of train, validation, test, change part",
+    "experiment=unseen_speaker dataset.root=/nowhere": "dataset=digits_demo was not found at /nowhere",
     "hydra.run.dir=/proc/nope trainer=debug": "/proc/nope could not be written (No such file or directory): set hydra.run.dir",
 }
 

@@ -210,4 +210,4 @@ def test_a_search_of_powers_of_two_survives_failing_trials(tmp_path):
     assert len(done) == 3
     assert all(one["c_approach"] == "snap_epoch" and one["certificate"]["passed"] for one in done.values())
     assert "task.start_epoch=2, but trainer.epochs=1: no epoch is left" in out
-    assert "3 of 4 finished; the same command again" in out
+    assert "3 of 4 finished; repeat the command to replace those that failed" in out

@@ -42,8 +42,8 @@ def espeak_paths() -> tuple[Path, Path]:
         library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
     except (ImportError, RuntimeError) as missing:
         raise SynthesiserError(
-            f"the speech synthesiser eSpeak NG was not found ({missing}): install the extra 'voices' of this project, "
-            "or `pip install espeakng-loader`"
+            f"the speech synthesiser eSpeak NG, which dataset.synthetic_voices needs, was not found ({missing}): install it "
+            "with pip install -e '.[voices]'"
         ) from missing
     return library, data
 
