@@ -12,7 +12,7 @@ from speech_exp.config_roles import changes_results, key_of
 _LONGEST = 120  # characters; file systems allow 255 bytes
 
 
-def telling(overrides: Iterable[str]) -> list[str]:
+def that_change_results(overrides: Iterable[str]) -> list[str]:
     """Return the overrides that can change a result; the others do not affect which folder a run resumes in."""
     return [override for override in overrides if changes_results(key_of(override))]
 
@@ -22,10 +22,10 @@ def sweep_subdir(overrides: Sequence[str]) -> str:
 
     If the overrides are too long or contain characters that a name cannot, the name ends in a hash of all of them.
     """
-    told = telling(overrides)
-    name = ",".join(re.sub(r"[^A-Za-z0-9=._+-]+", "-", override) for override in told) or "run"
-    if len(name) > _LONGEST or (told and name.split(",") != told):
-        digest = hashlib.sha256("\0".join(told).encode()).hexdigest()
+    kept = that_change_results(overrides)
+    name = ",".join(re.sub(r"[^A-Za-z0-9=._+-]+", "-", override) for override in kept) or "run"
+    if len(name) > _LONGEST or (kept and name.split(",") != kept):
+        digest = hashlib.sha256("\0".join(kept).encode()).hexdigest()
         name = f"{name[: _LONGEST - 13]}-{digest[:12]}"
     return name
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from speech_exp.comparison import charts
+from speech_exp.comparison import charts, curve_charts
 from speech_exp.comparison import figures as comparison_figures
 from speech_exp.config_roles import config_hash
 from speech_exp.files import write_bytes
@@ -139,6 +139,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         (path,) = [argument for argument in arguments if isinstance(argument, Path)]
         return write_bytes(path, ONE_PIXEL)
 
-    for name in ("comparison_scores", "comparison_per_class", "comparison_curves"):
+    for name in ("comparison_scores", "comparison_per_class"):
         monkeypatch.setattr(charts, name, write)
+    monkeypatch.setattr(curve_charts, "comparison_curves", write)
     monkeypatch.setattr(comparison_figures, "comparison_front", write)

@@ -49,7 +49,7 @@ def refuse_written_secrets(config: Mapping[str, Any]) -> None:
         if is_secret or (key == "trainer.mlflow" and without_credentials(str(value)) != str(value)):
             variable = PASSWORD if is_secret else _URI
             raise ValueError(
-                f"{key} holds a password in a file of conf/: set {variable} in the environment and {key} to ${{oc.env:{variable}}}"
+                f"{key} contains a password in a file of conf/: set {variable} in the environment and {key} to ${{oc.env:{variable}}}"
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from speech_exp.comparison import charts, measures
+from speech_exp.comparison import charts, curve_charts, measures
 from speech_exp.comparison.estimates import by_seed, by_speaker, mean
 from speech_exp.comparison.grouping import Group
 from speech_exp.comparison.pareto import BYTES, LATENCY, TRAINING, Point, comparison_front, pareto_front
@@ -52,7 +52,7 @@ def _draw_scores(groups: Sequence[Group], score: Score, out: Path) -> list[Path]
         paths.append(charts.comparison_per_class(classes, out / f"{prefix}_per_class.png"))
     curves = {group.label: _curves(group, score) for group in groups}
     if any(curves.values()):
-        paths.append(charts.comparison_curves(curves, names, score, out / f"{prefix}_curves.png"))
+        paths.append(curve_charts.comparison_curves(curves, names, score, out / f"{prefix}_curves.png"))
     return paths
 
 
@@ -129,9 +129,9 @@ def _f1(group: Group) -> dict[str, float]:
     return {name: mean(values["f1"]) for name, values in measures.per_class(group).items()}
 
 
-def _curves(group: Group, score: Score) -> list[charts.Curve]:
+def _curves(group: Group, score: Score) -> list[curve_charts.Curve]:
     """Return (epochs, validation scores) of each run that has a history."""
-    curves: list[charts.Curve] = []
+    curves: list[curve_charts.Curve] = []
     for run in group.runs:
         key = f"val_{score.key}"
         rows = [row for row in run.history if "epoch" in row and math.isfinite(row.get(key, math.nan))]

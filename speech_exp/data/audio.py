@@ -127,7 +127,7 @@ def check_format(sound: soundfile.SoundFile) -> None:
 def check_samples(samples: np.ndarray) -> None:
     """Raise an AudioError if samples are NaN, infinite or far beyond full scale, as they can be in a float file."""
     if not np.isfinite(samples).all():
-        raise AudioError("holds samples that are NaN or infinite")
+        raise AudioError("contains samples that are NaN or infinite")
     if (loudest := np.abs(samples).max(initial=0)) > _MOST_LEVEL:
         raise AudioError(
             f"reaches {loudest:g}, which no microphone gives (expected at most {_MOST_LEVEL:g}, 1 is full scale)"
@@ -156,7 +156,7 @@ def _blocks(file: BinaryIO, size_bytes: int, averaged: bool) -> tuple[np.ndarray
     except soundfile.LibsndfileError as error:
         raise AudioError(f"is not readable as audio ({error.error_string})") from None
     if not found:
-        raise AudioError("holds no samples")
+        raise AudioError("contains no samples")
     if found < stated < _UNKNOWN_FRAMES:
         raise AudioError(f"is truncated: its header states {stated:,} samples, the file has {found:,}")
     return np.concatenate(parts), rate_hz

@@ -69,7 +69,7 @@ class Archive:
         found = fingerprint(recordings, read_contents(recordings))
         if found != self.sha256:
             raise ValueError(
-                f"{what} does not hold the expected recordings ({len(recordings)} recordings, SHA-256 {found}, "
+                f"{what} does not contain the expected recordings ({len(recordings)} recordings, SHA-256 {found}, "
                 f"expected {self.sha256}): remove the folder and run action=prepare again, or change dataset.download.url"
             )
 

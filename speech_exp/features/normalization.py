@@ -77,5 +77,5 @@ class Normalizer:
             if found is None or found.shape != (num_features,) or found.dtype != torch.float32:
                 raise ValueError(f"{name} is not {num_features} float32 numbers, one a feature")
         if not (statistics["std_F"] > 0).all():
-            raise ValueError("std_F holds a deviation that is not above 0")
+            raise ValueError("std_F contains a deviation that is not above 0")
         self.mean_F, self.std_F = statistics["mean_F"], statistics["std_F"]

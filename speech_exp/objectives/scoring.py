@@ -60,10 +60,6 @@ class Errors:
     worst: list[AlignedUtterance]  # most edits first; utterances without edits are left out
 
 
-def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
-    return _edits(_words(references, hypotheses))
-
-
 def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
     """Count edits over characters, including the spaces between words."""
     import jiwer
@@ -74,7 +70,7 @@ def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edi
 def edits_of_words(reference: str, hypothesis: str, characters: bool) -> tuple[list[int], list[int]]:
     """Return the edits and the size of each reference word, in words or in characters (a word includes the space after it).
 
-    The sums equal those of `word_edits` or `character_edits`. An insertion counts for the word that follows it, or for the
+    The sums equal the edits of `find_errors`. An insertion counts for the word that follows it, or for the
     last word if none follows.
     """
     import jiwer

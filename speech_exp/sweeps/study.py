@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from speech_exp.folder_names import telling
+from speech_exp.folder_names import that_change_results
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,9 +35,9 @@ def open_study(storage: str, name: str, goal: str) -> Study:
 
 def check_settings(study: Study, fixed: Mapping[str, str]) -> None:
     """Raise ValueError if finished trials have other settings: their values cannot be compared with those of new trials."""
-    new = set(telling(f"{key}={value}" for key, value in fixed.items()))
+    new = set(that_change_results(f"{key}={value}" for key, value in fixed.items()))
     for trial in finished(study):
-        old = set(telling(f"{key}={value}" for key, value in trial.user_attrs.items()))
+        old = set(that_change_results(f"{key}={value}" for key, value in trial.user_attrs.items()))
         if old != new:
             raise ValueError(
                 f"study={study.study_name} contains trials with {_listed(old - new)}, but this command has {_listed(new - old)}: "

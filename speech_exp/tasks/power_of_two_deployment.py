@@ -132,9 +132,9 @@ class PowerOfTwoDeployment(BudgetDeployment):
                     raise CertificateError(f"{name}.{key} is not stored as task.memory_matrices={self.memory_matrices}")
             if not radius < 1:
                 raise CertificateError(f"{name}.A has a spectral radius of {radius:.4f}, which must be below 1")
-            held = f"{self.memory_matrices}, zero-order hold of order {memory.order} and theta {memory.theta:g}"
+            storage = f"{self.memory_matrices}, zero-order hold of order {memory.order} and theta {memory.theta:g}"
             exempt |= {
-                f"{name}.A": f"{held}, spectral radius {radius:.6f}",
-                f"{name}.B": held,
+                f"{name}.A": f"{storage}, spectral radius {radius:.6f}",
+                f"{name}.B": storage,
             }
         return exempt

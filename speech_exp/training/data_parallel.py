@@ -1,7 +1,8 @@
-"""Sum the gradients of all ranks with torch's DistributedDataParallel (DDP)."""
+"""Training on several ranks: gradients are summed by torch's DistributedDataParallel (DDP), outcomes are put in one order."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,3 +64,18 @@ def _sum(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Fut
     """Sum one bucket of gradients over all ranks; DDP's own exchange would divide by their number."""
     summed = dist.all_reduce(bucket.buffer(), group=group, async_op=True).get_future()
     return summed.then(lambda done: done.value()[0])
+
+
+def interleave_ranks(outcomes: list[Any]) -> list[Any]:
+    """Return the outcomes of all ranks in batch order; the ranks took the batches in turn."""
+    of_ranks = ranks.all_gather(outcomes)
+    return [one[number] for number in range(len(of_ranks[0])) for one in of_ranks if number < len(one)]
+
+
+def refuse_batch_normalization(network: nn.Module) -> None:
+    """Refuse a network that normalises over the batch if there are several ranks, because each sees only its share."""
+    if ranks.world_size() > 1 and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
+        raise ValueError(
+            f"encoder.front_channels normalises over the batch, of which each of {ranks.world_size()} processes sees a part: set "
+            f"encoder.front_channels=0, or start one process"
+        )

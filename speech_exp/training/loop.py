@@ -20,6 +20,7 @@ from speech_exp.features.batch import Batch
 from speech_exp.objectives.objective import Network, Objective
 from speech_exp.progress import Progress, progress
 from speech_exp.tasks.phases import Hooks, Phase
+from speech_exp.training.data_parallel import interleave_ranks, refuse_batch_normalization
 from speech_exp.training.monitor import DeviceMonitor, Watchdog
 from speech_exp.training.optimization import Optimization
 from speech_exp.training.runtime import compiled
@@ -80,7 +81,7 @@ class TrainingLoop:
         batches = self.train.batches(trainer.training_batch)
         self.epoch_steps, self.bar = min(batches, trainer.epoch_batches or batches), Progress(0)
         self.share = Share(ranks.rank(), ranks.world_size())
-        _refuse_batch_normalization(network)
+        refuse_batch_normalization(network)
         if ranks.rank():  # each rank must draw its own dropout and augmentation
             torch.manual_seed(seed + ranks.rank())
         augment.seed(seed + ranks.rank(), trainer.runtime.device)
@@ -106,15 +107,9 @@ class TrainingLoop:
         best = state.best
         assert best is not None, "at least the last epoch competes"
         speed = state.utterances / state.train_s if state.train_s else 0.0
+        reference, seconds = self.hooks.reference, self._training_s()
         return TrainingResult(
-            best.network,
-            best.epoch,
-            best.metrics,
-            state.epoch,
-            self.hooks.reference,
-            self._training_s(),
-            speed,
-            state.history,
+            best.network, best.epoch, best.metrics, state.epoch, reference, seconds, speed, state.history
         )
 
     def _phase(self, number: int, phase: Phase) -> None:
@@ -185,8 +180,8 @@ class TrainingLoop:
         objective = self.objective
         split = batch.split(self.trainer.accumulate) if batch.ids else []
         weights = [objective.weight(part) for part in split]
-        told = [sum(weights), len(batch.ids), self._save_is_due(), self.signals.received is not None]
-        weight, utterances, save, stop = ranks.all_reduce_values(told, self.trainer.runtime.device)
+        sums = [sum(weights), len(batch.ids), self._save_is_due(), self.signals.received is not None]
+        weight, utterances, save, stop = ranks.all_reduce_values(sums, self.trainer.runtime.device)
         parts = [
             (self.augment(part.repeated(objective.views)), own / weight)
             for part, own in zip(split, weights, strict=True)
@@ -300,18 +295,4 @@ class TrainingLoop:
             trainer.schedule,
             trainer.warmup_share,
             trainer.clip_norm,
-        )
-
-
-def interleave_ranks(outcomes: list[Any]) -> list[Any]:
-    """Return the outcomes of all ranks in batch order; the ranks took the batches in turn."""
-    of_ranks = ranks.all_gather(outcomes)
-    return [one[number] for number in range(len(of_ranks[0])) for one in of_ranks if number < len(one)]
-
-
-def _refuse_batch_normalization(network: nn.Module) -> None:
-    if ranks.world_size() > 1 and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
-        raise ValueError(
-            f"encoder.front_channels normalises over the batch, of which each of {ranks.world_size()} processes sees a part: set "
-            f"encoder.front_channels=0, or start one process"
         )

@@ -121,7 +121,7 @@ def test_a_sweep_of_a_preset_with_a_password_ends_before_it_writes(tmp_path, mon
     with composing() as compose:
         config = compose("seed=0", "hydra.sweep.dir=sweep")
         config.trainer.mlflow = f"http://me:{SECRET}@host"  # as a file of conf/ sets it
-        with pytest.raises(SystemExit, match=r"trainer\.mlflow holds a password in a file of conf/"):
+        with pytest.raises(SystemExit, match=r"trainer\.mlflow contains a password in a file of conf/"):
             RecordSweep().on_multirun_start(config)
     assert list(tmp_path.iterdir()) == []
 

@@ -149,13 +149,13 @@ class TestErrorRates:
         assert (words.better, words.worse, words.utterances) == (0, 2, 3)
 
     def test_the_corpus_rate_is_what_the_runs_report(self, make_recogniser: MakeRun, runs: Path) -> None:
-        from speech_exp.objectives.scoring import word_edits
+        from speech_exp.objectives.scoring import find_errors
 
         heard = (("zero", "two", "three four"), ("one", "", "three for five six"))
         for name, own in zip(("gru", "lmu"), heard, strict=True):
             make_recogniser(name, 0.5, model=name, predictions=sentences(*own))
         tests, _ = against_baseline(runs)
-        rates = [word_edits(WORDS, own).rate for own in heard]
+        rates = [find_errors(("u1", "u2", "u3"), WORDS, own).words.rate for own in heard]
         assert tests[0].difference == pytest.approx(rates[1] - rates[0])
 
 

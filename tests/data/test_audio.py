@@ -59,7 +59,7 @@ def test_a_wav_file_cut_anywhere_behind_its_header_is_refused(kept: float) -> No
 @pytest.mark.parametrize("kind", ["FLAC", "AIFF", "OGG"])
 def test_a_cut_file_of_another_format_is_refused(kind: str, share: float) -> None:
     whole = encoded(sine(440, RATE_HZ), kind=kind)
-    with pytest.raises(AudioError, match=r"^x is (not readable as audio|truncated)|^x holds no samples"):
+    with pytest.raises(AudioError, match=r"^x is (not readable as audio|truncated)|^x contains no samples"):
         decode(whole[: int(share * len(whole))], "x")
 
 
@@ -89,12 +89,12 @@ def test_a_streamed_wav_file_that_does_not_know_its_size_is_read(riff_bytes: byt
 def test_one_sample_that_is_no_number_is_refused(value: float) -> None:
     samples = sine(440, RATE_HZ)
     samples[-1] = value
-    with pytest.raises(AudioError, match=r"x\.wav holds samples that are NaN or infinite: replace or remove it"):
+    with pytest.raises(AudioError, match=r"x\.wav contains samples that are NaN or infinite: replace or remove it"):
         decode(encoded(samples, subtype="FLOAT"), "x.wav")
 
 
 def test_a_file_without_samples_is_refused() -> None:
-    with pytest.raises(AudioError, match=r"x\.wav holds no samples: replace or remove it"):
+    with pytest.raises(AudioError, match=r"x\.wav contains no samples: replace or remove it"):
         decode(encoded(np.zeros(0)), "x.wav")
 
 
@@ -175,7 +175,7 @@ LIES = {
     "1024 channels": (of_field(of_field(WAV, 22, "<H", 1024), 32, "<H", 2048), "has 1024 channels, expected at most 64"),
     "1e30": (encoded(1e30 * sine(440, RATE_HZ), subtype="FLOAT"), "reaches 5e[+]29, which no microphone gives"),
     "-1e30": (encoded(-1e30 * np.eye(1, 9)[0], subtype="FLOAT"), "reaches 1e[+]30, which no microphone gives"),
-    "NaN": (encoded(np.full(9, np.nan), subtype="FLOAT"), "holds samples that are NaN or infinite"),
+    "NaN": (encoded(np.full(9, np.nan), subtype="FLOAT"), "contains samples that are NaN or infinite"),
 }  # fmt: skip
 
 

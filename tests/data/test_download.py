@@ -207,7 +207,7 @@ def test_other_content_is_refused_and_not_kept(
     else:
         other[f"{TOP}/recordings/9_anna_0.wav"] = b"x"
     server.content = zipped(other)
-    with pytest.raises(ValueError, match=r"the archive of http.* does not hold the expected recordings .*SHA-256"):
+    with pytest.raises(ValueError, match=r"the archive of http.* does not contain the expected recordings .*SHA-256"):
         archive.fetch(root, "recordings")
     assert files_below(root) == []  # nor the wrong archive, which the next run would take for the right one
     server.content = good
@@ -222,7 +222,7 @@ def test_a_damaged_folder_that_is_already_there_is_refused_and_left_as_it_is(
     (root / "recordings" / "0_anna_0.wav").unlink()
     before = files_below(root)
     with pytest.raises(
-        ValueError, match=r"recordings was found but does not hold .*\(53 recordings.*remove the folder"
+        ValueError, match=r"recordings was found but does not contain .*\(53 recordings.*remove the folder"
     ):
         archive.fetch(root, "recordings")
     assert files_below(root) == before

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from speech_exp.comparison import charts, pareto
+from speech_exp.comparison import charts, curve_charts, pareto
 from speech_exp.comparison.score import ACCURACY, WER
 from speech_exp.figures import confusion, curves, features, flow, metrics, occlusion
 
@@ -71,7 +71,7 @@ def groups(names: list[str], seeds: int) -> tuple[dict[str, list[float]], dict[s
     }
 
 
-def curves_of(names: list[str], seeds: int, epochs: int) -> dict[str, list[charts.Curve]]:
+def curves_of(names: list[str], seeds: int, epochs: int) -> dict[str, list[curve_charts.Curve]]:
     own = [float(row["val_accuracy"]) for row in history(epochs)]
     return {name: [(list(range(1, epochs + 1)), own)] * seeds for name in names}
 
@@ -124,10 +124,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "per class": lambda: charts.draw_per_class({name: dict.fromkeys(DIGITS, 0.97) for name in NINE}),
     "per class, other classes": lambda: charts.draw_per_class({"a": dict.fromkeys(LONG, 0.1), "b": {"c": 1.0}}),
-    "group curves": lambda: charts.draw_curves(curves_of(NINE, 3, 20), NAMES, ACCURACY),
-    "group curves, one epoch": lambda: charts.draw_curves(curves_of(["gru"], 1, 1), {"gru": ("gru", "")}, ACCURACY),
-    "group curves, many": lambda: charts.draw_curves_of_models(curves_of(NINE, 3, 20), NAMES, ACCURACY),
-    "group curves, many of no model": lambda: charts.draw_curves_of_models(
+    "group curves": lambda: curve_charts.draw_curves(curves_of(NINE, 3, 20), NAMES, ACCURACY),
+    "group curves, one epoch": lambda: curve_charts.draw_curves(
+        curves_of(["gru"], 1, 1), {"gru": ("gru", "")}, ACCURACY
+    ),
+    "group curves, many": lambda: curve_charts.draw_curves_of_models(curves_of(NINE, 3, 20), NAMES, ACCURACY),
+    "group curves, many of no model": lambda: curve_charts.draw_curves_of_models(
         curves_of(NINE, 1, 1), {name: ("", name) for name in NINE}, ACCURACY
     ),
     "bytes": lambda: pareto.draw_front(points(), pareto.BYTES, ACCURACY),
@@ -142,7 +144,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "errors, perfect": lambda: charts.draw_scores(
         {"gru": [0.0, 0.0]}, {"gru": (0.0, 0.0, 0.0122)}, {}, {"gru": ("gru", "")}, WER
     ),
-    "error curves": lambda: charts.draw_curves(curves_of(NINE, 3, 20), NAMES, WER),
+    "error curves": lambda: curve_charts.draw_curves(curves_of(NINE, 3, 20), NAMES, WER),
     "errors over latency": lambda: pareto.draw_front(
         [pareto.Point("gru", str(at), 0.031 * (1 + at), 0.05 / (1 + at), 0.0, 0.06) for at in range(5)],
         pareto.LATENCY,

@@ -57,7 +57,7 @@ def test_a_sweep_is_an_array_of_which_few_run_at_a_time(start, cluster, tmp_path
     assert run_folders(tmp_path / "sweep") == {f"seed={seed}": True for seed in range(6)}
     results = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/results.json")]
     assert sorted(result["seed"] for result in results) == list(range(6))
-    assert "6 runs in 1 group" in out
+    assert "6 runs in 1 group" in (tmp_path / "sweep" / "comparison.md").read_text()
 
 
 def test_a_failing_run_is_named_with_its_trace_and_the_others_end_well(start, cluster, tmp_path):
@@ -74,7 +74,7 @@ def test_a_failing_run_is_named_with_its_trace_and_the_others_end_well(start, cl
     assert run_folders(tmp_path / "sweep") == done
     (log,) = (tmp_path / "sweep").glob("trainer.lr=-1,*/run.log")
     assert "Traceback" in log.read_text()
-    assert "2 runs in " in out  # the comparison
+    assert "2 runs in " in (tmp_path / "sweep" / "comparison.md").read_text()
 
 
 def test_a_cancelled_job_is_told_from_the_others(start, cluster, tmp_path):

@@ -24,7 +24,8 @@ from speech_exp.tasks.approaches.ste import Ste
 from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.phases import Hooks, Phase
 from speech_exp.tasks.power_of_two import PowerOfTwo
-from speech_exp.training.loop import TrainingLoop, interleave_ranks
+from speech_exp.training.data_parallel import interleave_ranks
+from speech_exp.training.loop import TrainingLoop
 from speech_exp.training.runtime import seed_everything
 from speech_exp.training.state import StateFiles
 

@@ -42,7 +42,6 @@ _MANIFEST = "cuts.jsonl"
 _COLUMNS: dict[str, type[np.generic]] = {
     "offsets_U": np.int64,
     "samples_U": np.int64,
-    "characters_U": np.int32,
     "needed_U": np.int32,
     "shard_U": np.int32,
     "refusal_U": np.uint8,
@@ -95,7 +94,6 @@ class CutTable(PickledByFile):
     manifest: Path  # lhotse MonoCuts, one JSON object per line, uncompressed; a supervision's text is the raw text_tn
     offsets_U: np.ndarray  # int64, byte offset of each line in the manifest
     samples_U: np.ndarray  # int64, samples at the data set's rate
-    characters_U: np.ndarray  # int32, length of the training text
     needed_U: np.ndarray  # int32, fewest frames for CTC: one per character, and a blank between equal neighbours
     shard_U: np.ndarray  # int32, shard of the audio with dataset.storage=shar, else all 0
     refusal_U: np.ndarray  # uint8, index in `REJECTIONS` of the reason why it cannot be learned; 0 if it can
@@ -194,7 +192,6 @@ class TableWriter:
         row = {
             "offsets_U": self._manifest.tell(),
             "samples_U": round(cut.duration * self.sample_rate_hz),
-            "characters_U": len(text or ""),
             "needed_U": needed_frames(text or ""),
             "shard_U": 0,
             "refusal_U": OUTSIDE if cut.end > cut.recording.duration + _ROUNDING_S else refusal(text),

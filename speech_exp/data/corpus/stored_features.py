@@ -217,7 +217,7 @@ def _rounded(features_TF: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         rounded_TF = features_TF.astype(_DTYPE)
     if not np.isfinite(rounded_TF).all():
-        raise ValueError("its features hold values that are NaN or do not fit float16")
+        raise ValueError("its features contain values that are NaN or do not fit float16")
     return rounded_TF
 
 

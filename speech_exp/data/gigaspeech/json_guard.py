@@ -26,13 +26,17 @@ class GuardedJson:
         block = self._file.read(size)
         self._entry_bytes += len(block)
         if self._entry_bytes > _MOST_ENTRY_BYTES:
-            raise ValueError(f"{self._name} holds an entry of more than {_MOST_ENTRY_BYTES:,} bytes: replace the file")
+            raise ValueError(
+                f"{self._name} contains an entry of more than {_MOST_ENTRY_BYTES:,} bytes: replace the file"
+            )
         self._rest += block
         outside = _STRING.sub(b"", self._rest)
         quote = outside.find(b'"')  # start of a string that ends in a later block
         self._rest = b"" if quote < 0 else outside[quote:]
         if len(self._rest) > _MOST_STRING_BYTES:
-            raise ValueError(f"{self._name} holds a text of more than {_MOST_STRING_BYTES:,} bytes: replace the file")
+            raise ValueError(
+                f"{self._name} contains a text of more than {_MOST_STRING_BYTES:,} bytes: replace the file"
+            )
         depths = self._depth + np.cumsum(
             _STEPS[np.frombuffer(outside[: quote if quote >= 0 else None], dtype=np.uint8)]
         )

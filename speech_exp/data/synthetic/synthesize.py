@@ -156,7 +156,7 @@ def write_set(folder: Path, specs: list[VoiceSpec], takes: int, seed: int) -> in
     if takes < 1:
         raise ValueError(f"--takes is {takes}: expected 1 or more recordings of each digit and voice")
     if any(folder.glob("*.flac")):
-        raise ValueError(f"{folder} holds FLAC files already: expected an empty folder in --out, or remove them")
+        raise ValueError(f"{folder} already contains FLAC files: expected an empty folder in --out, or remove them")
     espeak_paths()  # fail before the folder is created
     folder.mkdir(parents=True, exist_ok=True)
     total = len(specs) * 10 * takes

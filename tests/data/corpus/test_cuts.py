@@ -64,7 +64,6 @@ def test_lhotse_reads_the_manifest(tmp_path: Path) -> None:
 def test_the_columns(tmp_path: Path) -> None:
     table = written(tmp_path, TEXTS)
     assert table.samples_U.tolist() == [round((1 + number / 100) * RATE_HZ) for number in range(7)]
-    assert table.characters_U.tolist() == [11, 0, 8, 0, 1, 8, 9]
     assert table.needed_U.tolist() == [12, 0, 8, 0, 1, 9, 9]
     assert table.refusal_U.tolist() == [0, 1, 2, 3, 2, 0, 5]
     assert table.shard_U.tolist() == [0] * 7
@@ -154,7 +153,7 @@ def test_a_table_that_was_changed_later_is_not_opened(tmp_path: Path, name: str,
         open_table(tmp_path, "part")
 
 
-COLUMNS = ("offsets_U", "samples_U", "characters_U", "needed_U", "shard_U", "refusal_U")
+COLUMNS = ("offsets_U", "samples_U", "needed_U", "shard_U", "refusal_U")
 
 
 def read_ids(table: CutTable, results: multiprocessing.SimpleQueue) -> None:

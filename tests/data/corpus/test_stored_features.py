@@ -57,7 +57,7 @@ def counted(tmp_path: Path) -> Counted:
     (tmp_path / "cuts.jsonl").write_text("".join(lines))
     offsets_U = np.cumsum([0, *map(len, lines[:-1])])
     zeros_U = np.zeros(UTTERANCES, dtype=np.int64)
-    table = CutTable(tmp_path / "cuts.jsonl", offsets_U, zeros_U, zeros_U, zeros_U, zeros_U, zeros_U)
+    table = CutTable(tmp_path / "cuts.jsonl", offsets_U, zeros_U, zeros_U, zeros_U, zeros_U)
     (tmp_path / "calls").mkdir()
     return Counted(table, tmp_path / "calls")
 
@@ -151,7 +151,7 @@ def test_values_that_float16_cannot_hold_are_named(counted: Counted, tmp_path: P
 
     store_features(counted.table, counted, extract, tmp_path / "features", 1)
     (dropped,) = open_features(tmp_path / "features").dropped
-    assert (dropped.id, dropped.reason) == ("u3", "its features hold values that are NaN or do not fit float16")
+    assert (dropped.id, dropped.reason) == ("u3", "its features contain values that are NaN or do not fit float16")
 
 
 def test_a_fault_of_the_code_leaves_nothing_half_written(counted: Counted, tmp_path: Path) -> None:

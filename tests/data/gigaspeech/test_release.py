@@ -198,13 +198,13 @@ def test_an_entry_or_a_text_without_end_is_one_sentence(tmp_path: Path, monkeypa
     path = tmp_path / "GigaSpeech.json"
     path.write_bytes(b'{"audios": [{"aid": "' + b"a" * 2**21 + b'"}]}')
     with pytest.raises(
-        ValueError, match=r"GigaSpeech\.json holds a text of more than 1,048,576 bytes: replace the file$"
+        ValueError, match=r"GigaSpeech\.json contains a text of more than 1,048,576 bytes: replace the file$"
     ):
         list(Release(tmp_path, ("xs",)).cuts())
     monkeypatch.setattr(json_guard, "_MOST_ENTRY_BYTES", 2**20)
     path.write_text(json.dumps({"audios": [{**AUDIO, "segments": [SEGMENT] * 10_000}]}))
     with pytest.raises(
-        ValueError, match=r"GigaSpeech\.json holds an entry of more than 1,048,576 bytes: replace the file$"
+        ValueError, match=r"GigaSpeech\.json contains an entry of more than 1,048,576 bytes: replace the file$"
     ):
         list(Release(tmp_path, ("xs",)).cuts())
 

@@ -138,4 +138,4 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
         language_file("xx")
     (tmp_path / "old.flac").touch()
     assert main(["--out", str(tmp_path)]) == 1
-    assert "holds FLAC files already" in capsys.readouterr().err
+    assert "already contains FLAC files" in capsys.readouterr().err
