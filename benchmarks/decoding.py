@@ -27,7 +27,7 @@ from speech_exp.actions.language_model import transcripts
 from speech_exp.objectives.ctc import CtcOutput
 from speech_exp.objectives.decoders import Beam, Decoder, Greedy
 from speech_exp.objectives.language_model import estimate
-from speech_exp.objectives.scoring import word_edits
+from speech_exp.objectives.scoring import find_errors
 from speech_exp.objectives.text import BLANK, SYMBOLS, to_ids
 from speech_exp.training.checkpoint import load_deployable
 
@@ -144,7 +144,8 @@ def main() -> None:
     )
     for name, found in seconds.items():
         fastest_s, ratio = min(found), min(found) / min(seconds["greedy"])
-        utterances, wer = len(material.references), word_edits(material.references, texts[name]).rate
+        utterances = len(material.references)
+        wer = find_errors([str(at) for at in range(utterances)], material.references, texts[name]).words.rate
         print(
             f"| {name} | {utterances / fastest_s:,.0f} | {material.audio_s / fastest_s:,.0f} | {ratio:,.1f} | {100 * wer:.2f} |"
         )

@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from torch.utils.data import DataLoader, Dataset
 from torchaudio.transforms import MFCC
 
+from speech_exp.data.digits import Digits
 from speech_exp.experiment import Experiment
 from speech_exp.training.loop import TrainingLoop
 from speech_exp.training.state import StateFiles
@@ -151,7 +152,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     folder = Path(tempfile.mkdtemp())
     warm, cold = folder / "warm", folder / "cold"
-    parts = experiment(folder, SETTINGS).dataset.recorded.parts
+    digits = experiment(folder, SETTINGS).dataset
+    assert isinstance(digits, Digits)
+    parts = digits.recorded.parts
     framework(1, folder, warm)  # fills the warm cache and imports what both need
     found: dict[str, list[tuple[float, float]]] = {"warm": [], "cold": [], "plain": [], "kept": []}
     for _ in range(arguments.rounds):
