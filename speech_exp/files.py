@@ -11,13 +11,14 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock
 
 _SEAL = "sealed.json"
 _HASHED_BYTES = 2**32  # takes seconds to hash; only the manifest of a corpus of thousands of hours is larger
@@ -67,6 +68,19 @@ def replace_synced(source: Path, target: Path) -> None:
     _sync(source)
     os.replace(source, target)
     _sync(target.parent)
+
+
+def build_once(path: Path, is_ready: Callable[[], bool], build: Callable[[], object]) -> None:
+    """Call `build`, which makes `path`, unless it is ready; of processes that start together, one builds and the others wait.
+
+    Nothing is written for a path that is ready, so it may be in a read-only folder.
+    """
+    if is_ready():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not is_ready():
+            build()
 
 
 def remove_unfinished(path: Path) -> None:

@@ -15,24 +15,19 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from speech_exp.files import atomic_folder, folder_mismatch, reason, remove_unfinished, write_array
+from speech_exp.files import atomic_folder, build_once, folder_mismatch, reason, remove_unfinished, write_array
 from speech_exp.parallel import one_thread
 from speech_exp.progress import progress
 
 _FRAMES, _INDEX = "frames.npy", "index.json"
 _THREADS = 1  # per recording, on any machine: the last bits of a matrix product depend on their number
-
-
-class _InvalidEntryError(ValueError):
-    """An entry is missing or differs from what was written; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +60,9 @@ def cached_features(
     key = hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()[:24]
     entry = folder / key
     try:
-        with suppress(_InvalidEntryError):  # a complete entry needs no lock: the folder may be read-only
-            return _open(entry)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(entry) + ".lock"):
-            try:
-                return _open(entry)  # another process built it while this one waited
-            except _InvalidEntryError as mismatch:
-                if entry.exists():
-                    print(f"the features in {entry} are computed again: {mismatch}", file=sys.stderr)
-                    shutil.rmtree(entry)
-            _build(entry, description, ids, extract, title)
-            return _open(entry)
+        build = partial(_build, entry, description, ids, extract, title)
+        build_once(entry, lambda: folder_mismatch(entry) is None, build)
+        return _open(entry)
     except OSError as error:
         raise ValueError(
             f"the feature cache {folder} cannot be read or written ({reason(error)}): set cache_dir to another folder"
@@ -86,6 +72,9 @@ def cached_features(
 def _build(
     entry: Path, description: dict[str, Any], ids: Sequence[str], extract: Callable[[int], np.ndarray], title: str
 ) -> None:
+    if entry.exists():
+        print(f"the features in {entry} are computed again: {folder_mismatch(entry)}", file=sys.stderr)
+        shutil.rmtree(entry)
     remove_unfinished(entry)
     features: list[np.ndarray | None] = []
     dropped: dict[str, str] = {}
@@ -123,9 +112,6 @@ def _attempt(extract: Callable[[int], np.ndarray], position: int) -> np.ndarray 
 
 
 def _open(entry: Path) -> CachedFeatures:
-    """Open an entry after verifying every byte; _InvalidEntryError if it differs from what was written."""
-    if mismatch := folder_mismatch(entry):
-        raise _InvalidEntryError(mismatch)
     index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
     return CachedFeatures(
         np.load(entry / _FRAMES, mmap_mode="r"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from speech_exp import files
 from speech_exp.features import cache
 from speech_exp.features.cache import CachedFeatures, cached_features, code_version
 from speech_exp.features.mfcc import TorchMfcc
@@ -221,7 +222,7 @@ def test_an_entry_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypat
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr(cache, "FileLock", refuse)
+    monkeypatch.setattr(files, "FileLock", refuse)
     assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
 
 

@@ -17,17 +17,17 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock
 
 from speech_exp.data.corpus.cuts import CutTable, PickledByFile
 from speech_exp.data.corpus.readers import OpenFiles, WaveformReader, open_bytes
 from speech_exp.data.recordings import Dropped
 from speech_exp.data.storage import StorageError, with_retries
-from speech_exp.files import FileFacts, atomic_file, reason, write_array, write_json
+from speech_exp.files import FileFacts, atomic_file, build_once, reason, write_array, write_json
 from speech_exp.parallel import in_processes
 
 SHARD_UTTERANCES = 500
@@ -113,12 +113,8 @@ def store_features(
     count as bad audio and stops the computation.
     """
     try:
-        if _is_whole(folder):
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(folder) + ".lock"):
-            if not _is_whole(folder):
-                _store(table, reader, extract, folder, workers, shard_utterances)
+        store = partial(_store, table, reader, extract, folder, workers, shard_utterances)
+        build_once(folder, partial(_is_whole, folder), store)
     except OSError as error:
         raise ValueError(
             f"the features in {folder} cannot be written ({reason(error)}): set dataset.prepared to a folder that can"
@@ -152,6 +148,7 @@ def _is_whole(folder: Path) -> bool:
 def _store(
     table: CutTable, reader: WaveformReader, extract: Extract, folder: Path, workers: int, shard_utterances: int
 ) -> None:
+    folder.mkdir(exist_ok=True)
     for left in folder.glob(".*.tmp"):  # from a killed process
         left.unlink()
     jobs = [

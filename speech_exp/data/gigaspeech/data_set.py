@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
-
-from filelock import FileLock
 
 from speech_exp.bounds import NonNegativeInt, PositiveInt, Proportion
 from speech_exp.data.corpus.cuts import CutTable, TableWriter, import_lhotse, open_table
@@ -25,7 +23,7 @@ from speech_exp.data.gigaspeech.release import HOW_TO_GET_IT, METADATA, Release
 from speech_exp.data.prepared import DataRequest, PreparedData
 from speech_exp.data.root import candidate_roots, find_root, user_cache
 from speech_exp.features.front_end import FrontEnd
-from speech_exp.files import reason, remove_unfinished
+from speech_exp.files import build_once, reason, remove_unfinished
 from speech_exp.progress import progress
 
 _LAYOUT = 2  # version of the prepared folder's layout; part of the folder's name
@@ -70,20 +68,17 @@ class GigaSpeech(DataSet):
 
     @cached_property
     def corpus(self) -> CorpusTables:
-        """The prepared parts, built if any are missing; a lock makes concurrent jobs build them only once."""
+        """The prepared parts, built if any are missing."""
         import_lhotse()
         root = self._found_root()
         folder = self._folder(root)
-        if not self._is_prepared(folder):
-            try:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(str(folder) + ".lock"):
-                    self._build(root, folder)
-            except OSError as error:
-                raise ValueError(
-                    f"{folder} cannot be prepared ({reason(error)}): set dataset.prepared to a folder that can be written and "
-                    f"dataset.root to one that can be read"
-                ) from None
+        try:
+            build_once(folder, partial(self._is_prepared, folder), partial(self._build, root, folder))
+        except OSError as error:
+            raise ValueError(
+                f"{folder} cannot be prepared ({reason(error)}): set dataset.prepared to a folder that can be written and "
+                f"dataset.root to one that can be read"
+            ) from None
         readers = {name: self._reader(open_table(folder, part), folder, part) for name, part in self._parts.items()}
         digests = [(folder / part / _FINGERPRINT).read_text(encoding="utf-8") for part in self._parts.values()]
         return CorpusTables(
@@ -166,7 +161,7 @@ class GigaSpeech(DataSet):
         )
 
     def _build(self, root: Path, folder: Path) -> None:
-        """Build whatever is missing; another job may have built it while this one waited for the lock."""
+        """Build whatever is missing."""
         if missing := [part for part in self._parts.values() if not (folder / part).exists()]:
             self._write_tables(root, folder, missing)
         for part in self._parts.values() if self.storage == "shar" else ():

@@ -171,7 +171,7 @@ def test_what_is_prepared_is_opened_where_nothing_can_be_written(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr("speech_exp.data.gigaspeech.data_set.FileLock", refuse)
+    monkeypatch.setattr("speech_exp.files.FileLock", refuse)
     assert len(gigaspeech().corpus.tables["train"]) == 114
     with pytest.raises(
         ValueError, match=r"cannot be prepared \(.*Permission denied\): set dataset.prepared to a folder"
