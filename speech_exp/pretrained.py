@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from speech_exp.data.audio import AnyAudio, any_audio, read_any
+from speech_exp.data.audio import AnyAudio, AudioError, any_audio, read_any
 from speech_exp.experiment import Experiment
 from speech_exp.features.front_end import FeatureStream
 from speech_exp.objectives.ctc import Ctc, CtcNetwork
@@ -25,6 +25,7 @@ from speech_exp.objectives.streaming import StreamingRecogniser
 from speech_exp.training.checkpoint import load_deployable
 
 Device = Literal["auto", "cpu", "cuda"]
+Audio = str | Path | np.ndarray | torch.Tensor  # a sound file, or samples
 _LONGEST_S = {"classes": 60.0, "text": 3600.0}  # longer audio gets a note
 
 
@@ -65,12 +66,15 @@ class Model:
         """Header for the cells of predictions."""
         return self._original.objective.columns(self.class_names)
 
-    def predict(self, audio: str | Path | np.ndarray, rate_hz: int | None = None) -> Prediction:
-        """Return the label and probabilities, or the text and word times, of one utterance.
+    def predict(self, audio: Audio, rate_hz: int | None = None) -> Prediction:
+        """Return what the model recognises in one utterance.
+
+        It is a `ClassPrediction` (label, probabilities) or, from a model of text, a `TextPrediction` (text, words with times).
 
         Args:
-            audio: sound file, or samples (N,) or (N, channels): int16, or float with full scale 1. Channels are averaged.
-            rate_hz: sample rate of an array; None: that of the model.
+            audio: sound file, or an array or tensor of samples (N,) or (N, channels): int16, or float with full scale 1.
+                Channels are averaged.
+            rate_hz: sample rate of an array or tensor; None: that of the model.
 
         Raises AudioError, a ValueError, if the audio cannot be read or used.
         """
@@ -97,7 +101,7 @@ class Model:
         add(stream.finish())
         return TextPrediction(tuple(words), self._note(found))
 
-    def features(self, audio: str | Path | np.ndarray, rate_hz: int | None = None) -> np.ndarray:
+    def features(self, audio: Audio, rate_hz: int | None = None) -> np.ndarray:
         """Return the normalised features (T, F) float32 that the network reads; arguments as for `predict`."""
         return self._original.front_end(self._audio(audio, rate_hz).waveform_N).numpy()
 
@@ -118,9 +122,13 @@ class Model:
         """The seconds between two successive states of the encoder."""
         return self._original.front_end.extractor.hop_s * self._original.network.encoder.frames_per_state
 
-    def _audio(self, audio: str | Path | np.ndarray, rate_hz: int | None) -> AnyAudio:
-        if isinstance(audio, np.ndarray):
-            return any_audio(audio, self.sample_rate_hz if rate_hz is None else rate_hz, self.sample_rate_hz)
+    def _audio(self, audio: Audio, rate_hz: int | None) -> AnyAudio:
+        if isinstance(audio, np.ndarray | torch.Tensor):
+            return any_audio(_samples(audio), self.sample_rate_hz if rate_hz is None else rate_hz, self.sample_rate_hz)
+        if not isinstance(audio, str | Path):
+            raise TypeError(
+                f"audio is of type {type(audio).__name__}: expected the name of a sound file, or a NumPy array or torch tensor of samples"
+            )
         if rate_hz is not None:
             raise ValueError(f"rate_hz={rate_hz} was given for {audio}: a file states its own rate, leave rate_hz out")
         return read_any(Path(audio), self.sample_rate_hz)
@@ -153,6 +161,16 @@ class Stream:
 
     def _timed(self, words: list[TimedWord]) -> list[Word]:
         return [word.in_seconds(self._step_s) for word in words]
+
+
+def _samples(audio: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Return samples as an array; half precision becomes float32, in which the limits of their level can be written."""
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    if audio.ndim == 2 and audio.shape[0] < audio.shape[1]:
+        raise AudioError(f"the samples have shape {audio.shape}: expected (N, channels), transpose (channels, N)")
+    return audio.astype(np.float32) if audio.dtype == np.float16 else audio
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def test_a_file_and_its_samples_are_the_same(classifier):
     assert rate_hz == model.sample_rate_hz
     expected = model.predict(RECORDING)
     stereo = np.stack([samples_N, samples_N], axis=1)
-    for audio in (samples_N, codes_N, stereo, samples_N.astype(np.float64)):
+    tensor_N = torch.from_numpy(samples_N).requires_grad_()
+    for audio in (samples_N, codes_N, stereo, samples_N.astype(np.float64), tensor_N, torch.from_numpy(codes_N)):
         assert model.predict(audio) == expected
     assert model.predict(np.repeat(samples_N, 2), rate_hz=2 * rate_hz).label == expected.label  # resampled
     features_TF = model.features(RECORDING)
@@ -117,6 +119,7 @@ def test_a_stream_hears_what_the_whole_file_says(recogniser, piece):
     [
         (np.zeros(0), None, "shape"),
         (np.zeros(100, np.int64), None, "int16 or float"),
+        (np.zeros((2, 100)), None, r"expected \(N, channels\), transpose"),
         (np.zeros(100), 1, "1 Hz"),
         (np.full(100, np.nan), None, "the waveform .*NaN"),
         (np.full(100, 1e30), None, "no microphone"),
@@ -127,6 +130,21 @@ def test_what_is_no_audio_is_one_sentence(classifier, audio, rate_hz, message):
     with pytest.raises(AudioError, match=message) as refused:
         speech_exp.load(classifier).predict(audio, rate_hz)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [np.float16, torch.float16, torch.bfloat16])
+def test_half_precision_is_heard_without_a_warning(classifier, kind):
+    samples_N, _ = soundfile.read(RECORDING, dtype="float32")
+    half_N = torch.from_numpy(samples_N).to(kind) if isinstance(kind, torch.dtype) else samples_N.astype(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = speech_exp.load(classifier)
+        assert model.predict(half_N).label == model.predict(samples_N).label
+
+
+def test_another_type_than_audio_is_named(classifier):
+    with pytest.raises(TypeError, match="audio is of type list: expected"):
+        speech_exp.load(classifier).predict([0.0] * 100)
 
 
 def test_silence_is_noted(classifier):
