@@ -1,7 +1,8 @@
-"""The main table of a comparison for a terminal: one line per group, and as many measures as fit."""
+"""The main table of a comparison for a terminal: a row per group, and as many measures as fit."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from speech_exp.comparison.formats.markdown import main_rows
@@ -12,18 +13,21 @@ _GAP = "  "
 
 
 def terminal_table(groups: Sequence[Group], width: int) -> str:
-    """Return a table of at most `width` columns; measures come in the report's order, those that are too wide are left out."""
-    cells = [["", *(group.label for group in groups)]]
-    used = _width(cells[0])
+    """Return a table of at most `width` columns.
+
+    Labels take at most half of it and continue on further lines. Measures come in the report's order; those that are too
+    wide are left out.
+    """
+    labels = [textwrap.wrap(group.label, max(width // 2, 1), break_on_hyphens=False) for group in groups]
+    label_width = max(len(line) for lines in labels for line in lines)
+    columns, used = [], label_width
     for row in main_rows(groups):
         column = [row.title, *row.texts]
-        if used + len(_GAP) + _width(column) <= width:
-            cells.append(column)
-            used += len(_GAP) + _width(column)
-    columns = [[cell.ljust(_width(cells[0])) for cell in cells[0]]]
-    columns += [[cell.rjust(_width(column)) for cell in column] for column in cells[1:]]
-    return visible("\n".join(_GAP.join(line).rstrip() for line in zip(*columns, strict=True)))
-
-
-def _width(cells: Sequence[str]) -> int:
-    return max(map(len, cells))
+        column_width = max(map(len, column))
+        if used + len(_GAP) + column_width <= width:
+            columns.append([cell.rjust(column_width) for cell in column])
+            used += len(_GAP) + column_width
+    lines = []
+    for (first, *further), *cells in zip([[""], *labels], *columns, strict=True):
+        lines += [_GAP.join([first.ljust(label_width), *cells]).rstrip(), *further]
+    return visible("\n".join(lines))
