@@ -124,6 +124,9 @@ class MLflow(RunLogger):
 
     def __enter__(self) -> MLflow:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(_MLFLOW_RETRIES))
+        logging.getLogger("urllib3").setLevel(
+            logging.ERROR
+        )  # a line for each retry would bury the one that says what to do
         with _opening(f"trainer.mlflow={self._tracking_uri}", "start that server, or set trainer.mlflow=null"):
             self._mlflow.set_tracking_uri(self._tracking_uri)
             self._mlflow.set_experiment("speech_exp")
