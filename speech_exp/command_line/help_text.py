@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from speech_exp.command_line.composition_errors import CONF
 from speech_exp.config_types import flat
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 WIDTH, CHOICES_AT, COMMENT_AT = 100, 40, 44  # columns
 _KEY = re.compile(r"(?P<indent> *)(?P<key>[\w/]+):(?P<value>[^#]*)(?:# (?P<comment>.*))?")
 

@@ -24,12 +24,11 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from speech_exp import __version__, ranks
-from speech_exp.command_line.composition_errors import one_sentence
+from speech_exp.command_line.composition_errors import one_sentence, plain_text, unknown_flag, wrong_choice
 from speech_exp.command_line.credentials import without_secrets
 from speech_exp.command_line.help_text import help_text
 from speech_exp.experiment import Experiment, started
 from speech_exp.files import reason
-from speech_exp.safe_text import printable, text_of
 
 # Hydra finds launchers in packages named hydra_plugins anywhere on the path.
 sys.path.append(str(Path(__file__).parents[1] / "launching" / "plugins"))
@@ -41,7 +40,7 @@ _SILENT = [
 ]
 _SWEEP = ("-m", "--multirun")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _INTERRUPTED = 130  # exit status after Ctrl-C
 
@@ -54,13 +53,17 @@ class LateFolder(Callback):
     """Callback that delays creating the run folder until it is needed; Hydra would do it before the command is validated."""
 
     place = Path()  # the run folder
+    sweep: Path | None = None  # the sweep folder
     one_line = False  # whether a user error ends this process with a single line
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra itself resolves only inside jobs
-        LateFolder.place = Path(config.hydra.run.dir).absolute()
+        LateFolder.place = _named("hydra.run.dir", config.hydra.run.dir)
         with read_write(config.hydra):
             config.hydra.run.dir = "."
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        LateFolder.sweep = _named("hydra.sweep.dir", config.hydra.sweep.dir)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """End this process if the run failed with a user error (Hydra would print more) or ends the other ranks too.
@@ -74,6 +77,13 @@ class LateFolder(Callback):
         several_ranks = ranks.world_size() > 1 and "slurm" not in config
         if several_ranks or (for_user and OmegaConf.is_missing(config.hydra.job, "num")):
             raise SystemExit(str(error) if for_user else "".join(traceback.format_exception(error))) from error
+
+
+def _named(key: str, folder: str) -> Path:
+    """Return a folder that a key names; an empty name would mean the current folder. Hydra only warns of other exceptions."""
+    if not folder.strip():
+        raise SystemExit(f"error: {key} is empty: expected the name of a folder, change {key}")
+    return Path(folder).absolute()
 
 
 def skip_final_gc() -> None:
@@ -110,6 +120,8 @@ def start(main: Callable[[], None]) -> None:
         sys.argv[typed:typed] = _SILENT  # Hydra expects all overrides in one block
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
     with ranks.fail_together(), _one_line():
+        if wrong := unknown_flag(sys.argv[1:]) or wrong_choice(sys.argv[1:]):
+            raise UserError(f"error: {wrong}")
         main()
 
 
@@ -127,9 +139,9 @@ def _one_line() -> Iterator[None]:
     except InterpolationResolutionError as error:
         if not LateFolder.one_line:
             raise
-        raise SystemExit(f"error: {printable(text_of(error))}") from error
-    except KeyboardInterrupt:
-        print("stopped by the user", file=sys.stderr)
+        raise SystemExit(f"error: {plain_text(error)}") from error
+    except KeyboardInterrupt:  # before a run, or between the runs of a sweep
+        _stopped(LateFolder.sweep, "hydra.sweep.dir")
         raise SystemExit(_INTERRUPTED) from None
     except BrokenPipeError:  # the reader of our output has ended, as in `run.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
@@ -151,8 +163,6 @@ def run(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig) -> float | None:
-    from speech_exp.sweeps.record import rerun_command
-
     hydra_config = HydraConfig.get()
     choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra/" not in group}
     if OmegaConf.is_missing(hydra_config.job, "num"):  # only jobs of a sweep are numbered
@@ -183,12 +193,21 @@ def _run(config: DictConfig) -> float | None:
             f"error: {error.filename or 'a file of the run'} could not be written ({reason(error)}): {advice}"
         ) from error
     except KeyboardInterrupt:
-        advice = (
-            f"; {place} contains the progress so far, resume with: {rerun_command(['python', *sys.argv], place, key)}"
-        )
-        if not ranks.rank():  # Ctrl-C reaches every rank
-            print(f"stopped by the user{advice if place.exists() else ''}", file=sys.stderr)
+        _stopped(place, key)
         raise SystemExit(_INTERRUPTED) from None
+
+
+def _stopped(place: Path | None, key: str) -> None:
+    """Say that Ctrl-C ended this process, which folder it leaves, and the command that goes on."""
+    from speech_exp.sweeps.record import rerun_command
+
+    if ranks.rank():  # Ctrl-C reaches every rank
+        return
+    advice = ""
+    if place is not None and place.exists():
+        command = rerun_command(["python", *sys.argv], place, key)
+        advice = f"; {place} contains the progress so far, resume with: {command}"
+    print(f"stopped by the user{advice}", file=sys.stderr)
 
 
 def _check_processes(action: str) -> None:
@@ -248,7 +267,5 @@ def _for_user(error: Exception) -> Exception:
         trace = trace.tb_next
     raised_here = trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("speech_exp")
     return (
-        UserError(f"error: {printable(text_of(cause))}")
-        if raised_here or isinstance(cause, OmegaConfBaseException)
-        else error
+        UserError(f"error: {plain_text(cause)}") if raised_here or isinstance(cause, OmegaConfBaseException) else error
     )

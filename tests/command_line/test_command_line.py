@@ -52,6 +52,19 @@ ONE_LINE = {
     "hidden_size=4": "hidden_size is not a key of this config (did you mean model.hidden_size?)",
     "encoder=asrr": "encoder=asrr: expected one of asr, asr_small, compact (did you mean asr?), change encoder",
     "model=gru,lstm": "model=gru,lstm has several values: add -m to run each of them",
+    "slurm.partition=gpu": "slurm is not a key of this config (it belongs to launcher=slurm)",
+    "checkpoint=a.pt": "checkpoint is not a key of this config (it belongs to action=evaluate and action=predict)",
+    "kd=null": "kd=null: expected one of none, teacher, change kd",
+    "trainer=[]": "trainer=[]: expected one of debug, default, change trainer",
+    "-m model=gru,1": "model=gru,1: expected one of gru, lmu, lstm (did you mean gru?), change model",
+    "~model": "~model removes what a run needs: leave it out",
+    "~trainer.lr": "~trainer.lr removes what a run needs: leave it out",
+    "--epochs 3": "--epochs is not a flag: a key is set by KEY=VALUE, as in trainer.epochs=20",
+    "dataset.held_out=emil": "dataset.held_out is not a key of this config: python run.py --cfg job shows all keys",
+    "trainer.lr=${nope}": "trainer.lr: Interpolation key 'nope' not found",
+    "hydra.run.dir=": "hydra.run.dir is empty: expected the name of a folder, change hydra.run.dir",
+    "-m seed=0,1 hydra.sweep.dir=": "hydra.sweep.dir is empty: expected the name of a folder, change hydra.sweep.dir",
+    f"hydra.run.dir={RUN} trainer=debug": f"{RUN} could not be written (File exists): set hydra.run.dir to a folder",
     "-m encoder=asrr,asr": "encoder=asrr: expected one of asr, asr_small, compact (did you mean asr?), change encoder",
     "seed=[": "seed=[ cannot be parsed: expected KEY=VALUE",
     "model": "model cannot be parsed: expected KEY=VALUE",
@@ -73,6 +86,7 @@ def test_each_error_of_the_user_is_one_line(tmp_path, monkeypatch, capfd, typed,
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", [str(RUN), *typed.split(), "dataset=digits_demo", "trainer.device=cpu"])
     monkeypatch.setattr(LateFolder, "one_line", False)
+    monkeypatch.setattr(LateFolder, "sweep", None)
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(RUN), run_name="__main__")
     assert str(end.value.code).startswith(f"error: {expected}")
@@ -94,10 +108,27 @@ def test_ctrl_c_before_the_run_begins_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", [str(RUN)])
     monkeypatch.setattr(LateFolder, "one_line", False)
+    monkeypatch.setattr(LateFolder, "sweep", None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit, match="130"):
         start_here(stopped)
     assert capsys.readouterr().err == "stopped by the user\n"
+
+
+def test_ctrl_c_between_the_runs_of_a_sweep_names_its_folder(tmp_path, monkeypatch, capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "seed=0,1"])
+    monkeypatch.setattr(LateFolder, "one_line", False)
+    monkeypatch.setattr(LateFolder, "sweep", tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit, match="130"):
+        start_here(stopped)
+    assert capsys.readouterr().err == (
+        f"stopped by the user; {tmp_path} contains the progress so far, resume with: python run.py -m seed=0,1 "
+        f"hydra.sweep.dir={tmp_path} resume=true\n"
+    )
 
 
 def test_ctrl_c_ends_a_run_even_where_its_exception_is_lost():
