@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Collection, Sequence
+from contextlib import redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -49,8 +51,13 @@ def _is_of(groups: Collection[str], typed: str) -> bool:
 
 
 def unknown_flag(typed: Sequence[str]) -> str | None:
-    """Describe the first flag that Hydra does not know; None if there is none. Hydra would print its whole usage."""
-    unknown = [one for one in get_args_parser().parse_known_args(typed)[1] if one.startswith("-")]
+    """Describe the first flag, or value of one, that Hydra does not know; None if there is none. It would print its whole usage."""
+    usage = io.StringIO()
+    try:
+        with redirect_stderr(usage):
+            unknown = [one for one in get_args_parser().parse_known_args(typed)[1] if one.startswith("-")]
+    except SystemExit:
+        return printable(usage.getvalue().rpartition("error: ")[2])
     if not unknown:
         return None
     return f"{printable(unknown[0])} is not a flag: a key is set by KEY=VALUE, as in trainer.epochs=20, and --help shows all keys"

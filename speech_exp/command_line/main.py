@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import logging
 import os
 import signal
 import sys
@@ -110,6 +111,7 @@ def start(main: Callable[[], None]) -> None:
     sys.argv[1:] = sweeps + [one for one in without_secrets(sys.argv[1:], os.environ) if one not in _SWEEP]
     if {"--help", "-h"} & set(sys.argv):
         with _one_line():
+            _refuse_wrong_words()
             print(help_text([one for one in sys.argv[1:] if "=" in one]))
         return
     os.environ[_FULL_ERROR] = "1"  # Hydra raises its errors instead of printing them
@@ -120,9 +122,13 @@ def start(main: Callable[[], None]) -> None:
         sys.argv[typed:typed] = _SILENT  # Hydra expects all overrides in one block
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
     with ranks.fail_together(), _one_line():
-        if wrong := unknown_flag(sys.argv[1:]) or wrong_choice(sys.argv[1:]):
-            raise UserError(f"error: {wrong}")
+        _refuse_wrong_words()
         main()
+
+
+def _refuse_wrong_words() -> None:
+    if wrong := unknown_flag(sys.argv[1:]) or wrong_choice(sys.argv[1:]):
+        raise UserError(f"error: {wrong}")
 
 
 @contextmanager
@@ -208,6 +214,7 @@ def _stopped(place: Path | None, key: str) -> None:
         command = rerun_command(["python", *sys.argv], place, key)
         advice = f"; {place} contains the progress so far, resume with: {command}"
     print(f"stopped by the user{advice}", file=sys.stderr)
+    atexit.register(logging.disable)  # torch logs when Python ends if its import was interrupted
 
 
 def _check_processes(action: str) -> None:

@@ -60,6 +60,8 @@ ONE_LINE = {
     "~model": "~model removes what a run needs: leave it out",
     "~trainer.lr": "~trainer.lr removes what a run needs: leave it out",
     "--epochs 3": "--epochs is not a flag: a key is set by KEY=VALUE, as in trainer.epochs=20",
+    "--cfg everything": "argument --cfg/-c: invalid choice: 'everything'",
+    "--help model=null": "model=null: expected one of gru, lmu, lstm, change model",
     "dataset.held_out=emil": "dataset.held_out is not a key of this config: python run.py --cfg job shows all keys",
     "trainer.lr=${nope}": "trainer.lr: Interpolation key 'nope' not found",
     "hydra.run.dir=": "hydra.run.dir is empty: expected the name of a folder, change hydra.run.dir",
