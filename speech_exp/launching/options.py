@@ -42,6 +42,11 @@ class SlurmOptions:
     python: str | None
 
     def __post_init__(self) -> None:
+        if self.signal_delay_s >= self.time_min * 60:
+            raise ValueError(
+                f"slurm.signal_delay_s={self.signal_delay_s}: expected less than the time limit, slurm.time_min={self.time_min} "
+                f"minutes, change slurm.signal_delay_s"
+            )
         for option in (*self.sbatch, *self.srun):
             if not _OPTION.fullmatch(option):
                 raise ValueError(

@@ -113,6 +113,7 @@ def test_the_run_is_set_up_by_shell_lines_that_bash_understands(executor, tmp_pa
         ("slurm.nodes=0", "slurm.nodes=0: expected an integer of at least 1, change slurm.nodes"),
         ("slurm.memory_gb=-1", "slurm.memory_gb=-1: expected a number above 0 or null"),
         ("slurm.time_min=1h", "slurm.time_min=1h: expected an integer"),
+        ("slurm.time_min=2", r"slurm.signal_delay_s=120: expected less than the time limit, slurm.time_min=2 minutes"),
         ("hydra.launcher.array_parallelism=0", "slurm.array_parallelism=0: expected an integer of at least 1"),
         ("slurm.gpus_per_node=-1", "slurm.gpus_per_node=-1: expected an integer of at least 0"),
         ("slurm.sbatch=[exclusive]", "'exclusive' under slurm.sbatch or slurm.srun: expected an option like"),
