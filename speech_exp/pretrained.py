@@ -115,7 +115,7 @@ class Model:
             )
         if not isinstance(original.objective.decoder, Greedy):
             raise ValueError("a stream is decoded frame by frame, but a beam looks back: set decoder=greedy")
-        return Stream(original.front_end.stream(), network, self._step_s)
+        return Stream(original.front_end.stream(), network, self._step_s, self.sample_rate_hz)
 
     @property
     def _step_s(self) -> float:
@@ -148,16 +148,32 @@ class Model:
 class Stream:
     """Recognises one utterance while it arrives; each word is returned as soon as it is complete."""
 
-    def __init__(self, features: FeatureStream, network: CtcNetwork, step_s: float) -> None:
-        self._recogniser, self._step_s = StreamingRecogniser(features, network), step_s
+    def __init__(self, features: FeatureStream, network: CtcNetwork, step_s: float, rate_hz: int) -> None:
+        self._recogniser, self._step_s, self._rate_hz = StreamingRecogniser(features, network), step_s, rate_hz
+        self._ended = False
 
-    def push(self, samples_N: np.ndarray) -> list[Word]:
-        """Add any number of float samples at the model's sample rate; return the words that they complete."""
-        return self._timed(self._recogniser.push(samples_N))
+    def push(self, samples: np.ndarray | torch.Tensor) -> list[Word]:
+        """Add any number of samples at the model's sample rate; return the words that they complete.
+
+        Args:
+            samples: (N,) or (N, channels), as for `Model.predict`.
+
+        Raises AudioError, a ValueError, if they cannot be used.
+        """
+        self._check_open()
+        if not len(samples):
+            return []
+        return self._timed(self._recogniser.push(any_audio(_samples(samples), self._rate_hz, self._rate_hz).waveform_N))
 
     def finish(self) -> list[Word]:
         """End the utterance and return its last words; nothing can be pushed afterwards."""
+        self._check_open()
+        self._ended = True
         return self._timed(self._recogniser.finish())
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ValueError("this utterance has ended: start the next one with model.stream()")
 
     def _timed(self, words: list[TimedWord]) -> list[Word]:
         return [word.in_seconds(self._step_s) for word in words]
@@ -165,6 +181,8 @@ class Stream:
 
 def _samples(audio: np.ndarray | torch.Tensor) -> np.ndarray:
     """Return samples as an array; half precision becomes float32, in which the limits of their level can be written."""
+    if not isinstance(audio, np.ndarray | torch.Tensor):
+        raise TypeError(f"the samples are of type {type(audio).__name__}: expected a NumPy array or torch tensor")
     if isinstance(audio, torch.Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
