@@ -1,4 +1,4 @@
-"""Recordings for the tests: the real ones, if this machine has them, and a few synthesised from sine waves."""
+"""Recordings for tests: real ones, if this machine has them, and a few made of sine waves."""
 
 from __future__ import annotations
 

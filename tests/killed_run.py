@@ -1,4 +1,4 @@
-"""`run.py` in a process that dies for real at a file operation, so that a test hits its moment always.
+"""`run.py` in a process that is killed at a chosen file operation, so that a test always hits its moment.
 
     python killed_run.py EVENT PATTERN [OVERRIDE ...]
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, as tests read it."""
+"""Read the files of a run folder."""
 
 import csv
 import json

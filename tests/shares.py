@@ -1,4 +1,4 @@
-"""What any part of a data set owes processes that share it."""
+"""Shares of a part of a data set: together they are the whole part, without overlap."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Tests that need what some systems do not have are skipped there."""
+"""Skips for tests that need features of certain systems."""
 
 import multiprocessing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every file of conf/ composes, and what it composes can be built."""
+"""Every file of conf/ composes into a config whose objects can be built."""
 
 from functools import cache
 from itertools import product
@@ -184,7 +184,7 @@ def test_expansion_counts_what_the_integer_layer_stores(compose, tmp_path, model
         (["model.hidden_size=null"], "task A solves for no size"),
     ],
 )
-def test_combinations_without_meaning_are_one_sentence(typed, tmp_path, overrides, expected):
+def test_combinations_without_meaning_are_reported_in_one_sentence(typed, tmp_path, overrides, expected):
     with pytest.raises(ValueError, match=expected):
         _ = experiment(typed(*overrides, "trainer.device=cpu"), tmp_path).network
 
@@ -224,7 +224,7 @@ def test_what_the_user_types_wins(compose, tmp_path):
         ("+trainer.momentum=1", "trainer.momentum is unknown"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_naming_the_key(typed, tmp_path, override, expected):
+def test_a_wrong_value_is_reported_in_one_sentence_naming_the_key(typed, tmp_path, override, expected):
     with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
         experiment(typed(override), tmp_path).build("trainer")
 
@@ -283,7 +283,7 @@ def test_synthetic_voices_without_variants_are_refused_not_passed_over(compose, 
 
 
 @pytest.mark.parametrize("seed", ["early", "-1", "1.5", "true", str(2**32)])
-def test_a_wrong_seed_is_one_sentence(typed, tmp_path, seed):
+def test_a_wrong_seed_is_reported_in_one_sentence(typed, tmp_path, seed):
     with pytest.raises(ValueError, match=f"seed={'True' if seed == 'true' else seed}: expected an integer"):
         experiment(typed(f"seed={seed}"), tmp_path)
 

@@ -1,4 +1,4 @@
-"""One table says what each config key decides, and all that ask it agree."""
+"""One table states what each config key decides, and all its users agree."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ def test_every_choice_of_every_group_composes_and_resolves(group):
             assert config.hydra.runtime.choices[group] == choice
 
 
-def test_the_table_names_no_key_that_is_gone():
+def test_the_table_names_no_removed_key():
     found = every_key()
     known = {".".join(key.split(".")[:length]) for key in found for length in range(1, key.count(".") + 2)}
     assert set(ROLES) - known == {"launcher"}  # whose choices hold keys of other names
@@ -60,7 +60,7 @@ def test_a_key_that_the_table_does_not_name_changes_results():
 
 
 @pytest.mark.parametrize("key", WITHOUT_EFFECT)
-def test_what_cannot_change_a_result(key):
+def test_keys_that_cannot_change_a_result(key):
     assert not changes_results(key)
 
 

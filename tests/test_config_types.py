@@ -1,4 +1,4 @@
-"""What the annotations of a constructor allow, and how a refused value is explained."""
+"""The values that a constructor's annotations allow, and the message for a refused value."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""A new data set, model and approach, added to a copy of the project by the steps that its packages document, train and deploy.
+"""A new data set, model and approach, added to a copy of the project by the documented steps, train and deploy.
 
 The steps are in the docstrings of `speech_exp/data/data_set.py`, `speech_exp/models/__init__.py` and `speech_exp/tasks/__init__.py`.
 """

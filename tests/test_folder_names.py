@@ -1,4 +1,4 @@
-"""Folder names of a sweep's runs: one for each list of overrides, fit for any file system."""
+"""Folder names of a sweep's runs: unique for each list of overrides, valid on any file system."""
 
 import re
 
@@ -35,5 +35,5 @@ def test_a_name_is_one_folder_of_plain_characters(overrides):
 
 
 @pytest.mark.parametrize("typed", ["cache_dir=/tmp/x", "dataset.root=/data", "launcher=slurm", "resume=true"])
-def test_a_run_goes_on_in_its_folder_whatever_cannot_change_its_result(typed):
+def test_a_run_resumes_in_its_folder_whatever_cannot_change_its_result(typed):
     assert sweep_subdir(["seed=0", typed, "model=gru"]) == "seed=0,model=gru"

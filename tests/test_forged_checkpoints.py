@@ -1,4 +1,4 @@
-"""Files of strangers: whatever a forged checkpoint asks for is refused in one sentence, and nothing of it happens."""
+"""Forged checkpoints are refused in one sentence, and nothing that they ask for happens."""
 
 import copy
 import pickle

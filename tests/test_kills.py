@@ -1,4 +1,4 @@
-"""Real processes killed for real (SIGKILL) at fixed points and started again end as one that was not killed."""
+"""Processes that are killed (SIGKILL) at fixed points and restarted end like an undisturbed one."""
 
 import json
 import os
@@ -82,7 +82,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, moment):
+def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, moment):
     kill(tmp_path, *MOMENTS[moment])
     assert not (tmp_path / "run" / "results.json").exists()
     unwritten = [
@@ -115,7 +115,7 @@ def test_a_signal_outside_the_fit_leaves_a_stopped_run(tmp_path, pattern):
 @pytest.mark.parametrize(
     "name", ["history.csv", "checkpoints/checkpoint_epoch_2.pt", "predictions.csv", "figures/confusion_matrix.png"]
 )
-def test_a_full_disk_is_one_sentence_that_names_the_file(whole, tmp_path, name):
+def test_a_full_disk_is_reported_in_one_sentence_that_names_the_file(whole, tmp_path, name):
     shutil.copytree(whole / "cache", tmp_path / "cache")
     path = tmp_path / "run" / name
     aside = path.with_name(f".{path.name}.*.tmp")
@@ -148,7 +148,7 @@ def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, numbe
     assert found(whole)[:3] == found(tmp_path)[:3]
 
 
-def test_a_run_goes_on_from_another_folder_and_refuses_another_config(whole, tmp_path):
+def test_a_run_resumes_from_another_folder_and_refuses_another_config(whole, tmp_path):
     kill(tmp_path, *MOMENTS["within an epoch"])
     elsewhere = tmp_path / "elsewhere"
     refused = start(elsewhere, f"resume={tmp_path / 'run'}", "trainer.lr=0.1")

@@ -1,4 +1,4 @@
-"""The package as it is installed from a wheel, and what its metadata say."""
+"""The package installed from a wheel, and its metadata."""
 
 import os
 import shutil
@@ -28,14 +28,14 @@ def test_citation_and_package_are_of_one_version():
     assert [one["name"] for one in citation["authors"]] == [one["name"] for one in project["authors"]]
 
 
-def test_what_needs_the_clone_is_told_in_one_sentence(capsys):
+def test_what_needs_the_clone_is_reported_in_one_sentence(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train"])
     assert ended.value.code == 2
     assert "training needs a clone of the project: python run.py there" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_missing_checkpoint_is_one_sentence(capsys):
+def test_a_missing_checkpoint_is_reported_in_one_sentence(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["predict", "nowhere.pt", str(RECORDING)])
     assert ended.value.code == 1

@@ -1,4 +1,4 @@
-"""speech_exp.load: the same predictions as the command line, from files and arrays, and nothing else changed."""
+"""speech_exp.load gives the predictions of the command line, from files and arrays, without side effects."""
 
 import subprocess
 import sys
@@ -101,7 +101,7 @@ def test_a_file_and_its_samples_are_the_same(classifier):
 
 
 @pytest.mark.parametrize("piece", [1, 80, 4001])
-def test_a_stream_hears_what_the_whole_file_says(recogniser, piece):
+def test_a_stream_finds_the_words_of_the_whole_file(recogniser, piece):
     model = speech_exp.load(recogniser)
     samples_N, _ = soundfile.read(RECORDING, dtype="float32")
     stream, words = model.stream(), []
@@ -144,14 +144,14 @@ def test_a_stream_takes_what_predict_takes_and_ends_once(recogniser):
         ("nowhere.wav", None, "nowhere.wav cannot be read"),
     ],
 )
-def test_what_is_no_audio_is_one_sentence(classifier, audio, rate_hz, message):
+def test_what_is_not_audio_is_reported_in_one_sentence(classifier, audio, rate_hz, message):
     with pytest.raises(AudioError, match=message) as refused:
         speech_exp.load(classifier).predict(audio, rate_hz)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", [np.float16, torch.float16, torch.bfloat16])
-def test_half_precision_is_heard_without_a_warning(classifier, kind):
+def test_half_precision_audio_is_read_without_a_warning(classifier, kind):
     samples_N, _ = soundfile.read(RECORDING, dtype="float32")
     half_N = torch.from_numpy(samples_N).to(kind) if isinstance(kind, torch.dtype) else samples_N.astype(kind)
     with warnings.catch_warnings():
@@ -169,7 +169,7 @@ def test_silence_is_noted(classifier):
     assert speech_exp.load(classifier).predict(np.zeros(8000)).note == "silence"
 
 
-def test_what_is_no_checkpoint_or_cannot_stream_is_one_sentence(classifier, tmp_path):
+def test_what_is_not_a_checkpoint_or_cannot_stream_is_reported_in_one_sentence(classifier, tmp_path):
     with pytest.raises(ValueError, match="is not a file"):
         speech_exp.load("nowhere.pt")
     (tmp_path / "README.md").write_text("# Not a checkpoint\n")

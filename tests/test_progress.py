@@ -1,4 +1,4 @@
-"""Who shows progress when several processes train together, and what is shown in a terminal and elsewhere."""
+"""Which rank shows progress, and how it looks in a terminal and elsewhere."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""What the README says holds: its commands compose, its files exist, its tables name every choice."""
+"""The README is correct: its commands compose, its files exist, its tables name every choice."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""When a command makes or empties a run folder, and whose config its record holds: real commands in this process."""
+"""When a command creates or empties a run folder, and which config its record contains."""
 
 import json
 import sys
@@ -96,7 +96,7 @@ def finished(command, tmp_path):
     return tmp_path / "run"
 
 
-def test_the_record_holds_the_config_that_was_hashed_and_what_was_typed(finished):
+def test_the_record_contains_the_hashed_config_and_the_typed_overrides(finished):
     record = json.loads((finished / "run.json").read_text())
     assert record["config_hash"] == config_hash(record["config"])
     assert record["choices"]["model"] == "gru"

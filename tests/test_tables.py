@@ -1,4 +1,4 @@
-"""Which sources a table of the README depends on, and how one is written in its place."""
+"""Which sources a table of the README depends on, and how a table is replaced."""
 
 import re
 import shutil
@@ -73,7 +73,7 @@ def test_a_table_knows_its_runs_by_its_command():
     assert {"model=gru", "model=lstm", "model=lmu", "task=B1", "task=B2", "kd=teacher"} <= chosen
 
 
-def test_the_control_stands_between_float_and_what_trains_for_its_constraint():
+def test_the_control_is_listed_between_float_and_trained_constraints():
     def named(task, approach=None, kd=None, **config):
         results = {"task": task, "c_approach": approach, "kd": kd}
         return tables.constraints.row_name(Run("run", Path("run"), "finished", results, config=config))
@@ -93,7 +93,7 @@ def test_the_control_stands_between_float_and_what_trains_for_its_constraint():
 
 
 @pytest.mark.parametrize("page", tables.PAGES)
-def test_every_table_of_a_page_is_known_and_tells_its_command(page):
+def test_every_table_of_a_page_is_known_and_names_its_command(page):
     text = (PROJECT / page).read_text(encoding="utf-8")
     marked = list(tables.MARKED.finditer(text))
     assert len(marked) == len(re.findall("<!-- table", text)) == len(re.findall("end of table", text)) >= 2

@@ -1,4 +1,4 @@
-"""`torchrun run.py` as a user starts it: one run folder, one log, one error, and nothing lost when a process is killed."""
+"""`torchrun run.py` as a user starts it: one run folder, one log, each error once, and no loss if a process is killed."""
 
 import json
 import os
@@ -212,7 +212,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(start, tmp_path, whole, end):
     assert all(torch.equal(weights[name], value) for name, value in expected[2].items())
 
 
-def test_the_issue_types_it_so(start, tmp_path, fsdd_root):
+def test_the_documented_command_trains_connected_digits(start, tmp_path, fsdd_root):
     """`torchrun --nproc_per_node=2 run.py dataset=fsdd_strings model=lmu`, for two short epochs."""
     typed = ("dataset=fsdd_strings", "model=lmu", "trainer.epochs=2", "trainer.epoch_batches=4", "hydra.run.dir=run")
     status, _, err = finish(start(*typed))

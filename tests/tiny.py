@@ -1,4 +1,4 @@
-"""A network, utterances and a training run small enough for a test that takes one second."""
+"""A network, utterances and a training run for tests of about one second."""
 
 import torch
 

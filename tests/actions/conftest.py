@@ -1,4 +1,4 @@
-"""Composing configs, a small data set, and one feature cache for all actions of a module."""
+"""Fixtures: composed configs, a small data set, and one feature cache for all actions of a module."""
 
 import shutil
 

@@ -55,7 +55,7 @@ def test_train_leaves_every_file_of_a_run(run):
     assert best(folder).name == f"checkpoint_epoch_{results['best_epoch']}_best.pt"
 
 
-def test_loggers_are_told_every_epoch_and_the_results(compose, cache, tmp_path):
+def test_loggers_are_reported_every_epoch_and_the_results(compose, cache, tmp_path):
     with without_figures():
         act(compose, tmp_path, cache, "trainer=debug", "trainer.epochs=2", "trainer.tensorboard=true")
     found = EventAccumulator(str(tmp_path)).Reload()
@@ -204,7 +204,7 @@ def test_predict_names_each_file_that_it_cannot_use_and_notes_what_means_nothing
         (["action=compare", "runs=/nowhere"], "runs=/nowhere is not a folder"),
     ],
 )
-def test_missing_arguments_are_one_sentence(compose, cache, tmp_path, overrides, message):
+def test_missing_arguments_are_reported_in_one_sentence(compose, cache, tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
         act(compose, tmp_path, cache, *overrides)
 

@@ -1,4 +1,4 @@
-"""Runs of the constrained tasks through the composition root: what is reported is what deploys, and evaluate proves it."""
+"""Runs of the constrained tasks: the report describes the deployed model, and action=evaluate confirms it."""
 
 from contextlib import nullcontext
 from functools import cache as once
@@ -218,7 +218,7 @@ def test_a_teacher_has_all_the_sizes_that_the_budget_gave_its_student(act, tmp_p
     assert (saved["memory_channels"], saved["order"]) == (student["memory_channels"], student["order"])
 
 
-def test_a_run_on_other_data_is_no_start(act, gru, tmp_path):
+def test_a_run_on_other_data_is_refused_as_a_start(act, gru, tmp_path):
     with pytest.raises(
         ValueError, match=r"task.float_checkpoint=.* was trained with dataset.split=official, this run has random"
     ):
@@ -235,7 +235,7 @@ def test_engines_stand_side_by_side_after_training_in_bfloat16_with_every_part(a
     assert found["engines"]["float"]["agreement"] == 1
 
 
-def test_too_few_epochs_are_told_before_any_work(act, tmp_path):
+def test_too_few_epochs_are_reported_before_any_work(act, tmp_path):
     with pytest.raises(ValueError, match="phase two has 2 epochs with c_approach=inq: expected at least 3"):
         act(tmp_path, "task=C", "c_approach=inq")
     assert list(tmp_path.iterdir()) == []

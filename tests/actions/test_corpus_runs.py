@@ -62,7 +62,7 @@ def test_a_run_leaves_every_file_and_names_what_it_dropped(run):
     assert {path.stem for path in (run / "figures").iterdir()} >= {"training_curves", "posterior", "features"}
 
 
-def test_a_run_broken_off_within_an_epoch_ends_as_one_that_was_not(run, act, tmp_path, monkeypatch):
+def test_a_run_interrupted_within_an_epoch_ends_as_one_that_was_not(run, act, tmp_path, monkeypatch):
     """With dropout, whose generator is the process's: a pass over the corpus must not draw from it."""
     same = (*TINY, "model=lmu", "seed=3", "trainer.checkpoint_every_s=1e-9")
     save = StateFiles.save
@@ -86,7 +86,7 @@ def test_a_run_broken_off_within_an_epoch_ends_as_one_that_was_not(run, act, tmp
     assert results(tmp_path)["metrics"] == results(run)["metrics"]
 
 
-def test_a_recording_that_goes_away_during_training_ends_the_run(act, small_release, tmp_path, monkeypatch, capsys):
+def test_a_recording_that_disappears_during_training_ends_the_run(act, small_release, tmp_path, monkeypatch, capsys):
     root = shutil.copytree(small_release, tmp_path / "release")
     same = (
         *TINY,
@@ -161,7 +161,7 @@ def test_each_storage_gives_about_the_same_run(run, act, tmp_path):
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_constraints_hold_on_it(act, tmp_path, overrides):
+def test_its_constraints_are_met(act, tmp_path, overrides):
     short = (*TINY, "dataset.limits.max_s=5")  # integers take their time for each frame
     act(tmp_path, *short, "trainer.accumulate=2", "trainer.schedule=onecycle", *overrides)
     assert results(tmp_path)["certificate"]["passed"]
@@ -193,7 +193,7 @@ def test_batches_by_seconds_train_consistently_in_half_precision(act, tmp_path):
         (["features=mfcc20", "features.extractor.n_fft=512"], "set features=logmel80"),
     ],
 )
-def test_what_it_cannot_take_is_one_sentence(act, tmp_path, overrides, expected):
+def test_unsupported_settings_are_reported_in_one_sentence(act, tmp_path, overrides, expected):
     with pytest.raises(ValueError, match=expected):
         act(tmp_path, *TINY, *overrides)
 

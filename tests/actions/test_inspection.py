@@ -1,4 +1,4 @@
-"""action=inspect: what it tells is compared with the recordings and transcripts themselves."""
+"""action=inspect agrees with the recordings and transcripts."""
 
 import io
 import json
@@ -95,7 +95,7 @@ def speech(segments, subset):
     return [one for one in segments.values() if "{" + subset + "}" in one["subsets"] and not garbage(one)]
 
 
-def test_a_corpus_is_told_from_its_release(corpus, segments):
+def test_a_corpus_is_distinguished_from_its_release(corpus, segments):
     folder, _, found, printed = corpus
     assert {path.name for path in folder.iterdir()} == FILES
     assert {path.name for path in (folder / "figures").iterdir()} == FIGURES
@@ -114,7 +114,7 @@ def test_a_corpus_is_told_from_its_release(corpus, segments):
     assert f"{len(dropped)} dropped: a garbage tag" in printed
 
 
-def test_an_epoch_is_told_as_its_batches_come(corpus):
+def test_an_epoch_is_reported_as_its_batches_come(corpus):
     _, built, found, printed = corpus
     batches = list(built.data.parts["train"].shuffled(built.trainer.training_batch, torch.Generator().manual_seed(0)))
     shapes = [batch.features_BTF.shape for batch in batches]
@@ -143,11 +143,11 @@ def test_characters_of_a_corpus_are_those_of_its_transcripts(corpus, segments):
     assert "114 of 114 transcripts" in printed
 
 
-def test_a_corpus_is_heard_as_training_hears_it(corpus, segments):
+def test_inspect_plays_what_training_reads(corpus, segments):
     heard_at(1.0, corpus.folder, segments)
 
 
-def test_another_speed_is_heard(inspect, undrawn, segments, tmp_path):
+def test_a_speed_change_is_audible(inspect, undrawn, segments, tmp_path):
     inspect(tmp_path, *GIGASPEECH, "augment.speeds=[0.9]", "listen=4")
     heard_at(0.9, tmp_path, segments)
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_read_is_passed_over_and_named(inspect, undrawn, gigaspee
     assert "is not readable as audio" in reasons[longest["sid"]]
 
 
-def test_digits_are_told_and_heard_from_their_files(digits):
+def test_inspect_lists_and_plays_digits_from_their_files(digits):
     folder, built, found, _ = digits
     paths = {path.stem: path for path in (BUNDLED / "digits_demo").glob("*.flac")}
     seconds = {name: soundfile.info(path).duration for name, path in paths.items()}
@@ -233,7 +233,7 @@ def test_digits_are_told_and_heard_from_their_files(digits):
         assert (rate_hz, row["text"]) == (built.dataset.sample_rate_hz, row["id"][0])
 
 
-def test_strings_are_told_and_heard_as_they_are_joined(inspect, tmp_path):
+def test_inspect_lists_and_plays_strings_as_they_are_joined(inspect, tmp_path):
     _, built, found, _ = inspect(tmp_path, *STRINGS, "listen=5")
     train = built.data.parts["train"]
     seconds = [len(train.waveform(number)) / built.dataset.sample_rate_hz for number in range(len(train))]
@@ -261,7 +261,7 @@ def test_the_seed_decides_what_is_shown(inspect, digits, tmp_path, seed):
         ("listen=few", "listen=few: expected an integer"),
     ],
 )
-def test_a_wrong_number_to_listen_to_is_one_sentence(compose, tmp_path, override, expected):
+def test_a_wrong_number_to_listen_to_is_reported_in_one_sentence(compose, tmp_path, override, expected):
     with pytest.raises(ValueError, match=expected):
         experiment(compose("action=inspect", override), tmp_path).build("action")
 

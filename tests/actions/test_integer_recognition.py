@@ -1,4 +1,4 @@
-"""Task B2 where only the recurrent layers compute in integers: recognisers, and classifiers with attention, at toy size."""
+"""Task B2 with integer recurrent layers in a float network: recognisers, and classifiers with attention, at toy size."""
 
 import pytest
 from composition import experiment, without_figures

@@ -1,4 +1,4 @@
-"""action=language_model through the composition root, and what the decoder does with its file."""
+"""action=language_model through the composition root, and the decoder's use of its file."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_a_text_file_takes_their_place_in_lower_case(strings, tmp_path, capsys):
         ("/dev/null", "contains no word"),
     ],
 )
-def test_what_gives_no_model_is_one_sentence_and_leaves_no_file(strings, tmp_path, text, message):
+def test_what_gives_no_model_is_reported_in_one_sentence_and_leaves_no_file(strings, tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         BuildLanguageModel(3, text, str(tmp_path / "lm.arpa"))(strings)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A run reports no packed model that does not give the deployed one again."""
+"""A run fails if its packed model does not restore the deployed model."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def deployment():
     return PowerOfTwo(SnapEpoch(), 10_000, None, None, None, -8, 8, 1e-3, "int16", None).deployment
 
 
-def test_it_is_written_and_gives_the_network_again(deployment, tmp_path):
+def test_the_packed_model_is_written_and_restores_the_network(deployment, tmp_path):
     deployed, other = deployment.project(network("lmu")), network("lmu", 1)
     path = tmp_path / "checkpoints" / "checkpoint_epoch_3_best.packed"
     save_packed(deployment, other, deployed, path)

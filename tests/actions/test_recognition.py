@@ -53,7 +53,9 @@ def test_a_run_leaves_every_file(run):
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam"])
-def test_evaluate_gives_the_same_loss_with_any_decoder_and_the_same_metrics_with_its_own(run, act, tmp_path, decoder):
+def test_evaluate_gives_the_same_loss_with_any_decoder_and_the_same_metrics_with_the_trained_one(
+    run, act, tmp_path, decoder
+):
     act(tmp_path, "action=evaluate", f"checkpoint={best(run)}", f"decoder={decoder}", "dataset=digits_demo")
     found = evaluation(best(run))["metrics"]["test"]
     expected = results(run)["metrics"]["test"]
@@ -104,6 +106,6 @@ def test_the_attention_encoder_classifies_too(act, tmp_path):
         (["augment=strong"], "take no variants: set augment=light or none"),
     ],
 )
-def test_what_strings_cannot_take_is_one_sentence(act, tmp_path, overrides, expected):
+def test_what_strings_cannot_take_is_reported_in_one_sentence(act, tmp_path, overrides, expected):
     with pytest.raises(ValueError, match=expected):
         act(tmp_path, *DATA, *TINY, *overrides)

@@ -1,4 +1,4 @@
-"""What action=status tells of a sweep: made folders in every state, and a real sweep while it goes on."""
+"""action=status on run folders in every state, and on a real sweep in progress."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def states(folder, silent_after_s=600.0):
     return {run.name: run.state for run in sweep_status(folder, silent_after_s).runs}
 
 
-def test_every_state_is_told(make, tmp_path, ended_pid):
+def test_every_state_is_reported(make, tmp_path, ended_pid):
     names = [f"seed={number}" for number in range(10)]
     start_sweep(tmp_path, [Job(name, (name,)) for name in names])
     make("seed=0", {"status": "finished"})
@@ -100,13 +100,13 @@ def test_a_new_epoch_or_checkpoint_is_a_sign_of_life(make, tmp_path):
     assert states(tmp_path) == {"a": "running"}
 
 
-def test_a_jobs_outcome_holds_over_its_record(make, tmp_path, ended_pid):
+def test_a_jobs_outcome_takes_precedence_over_its_record(make, tmp_path, ended_pid):
     finish_job(make("evaluated", None), None)
     finish_job(make("killed then found finished", {"status": "running", "pid": ended_pid}), None)
     assert set(states(tmp_path).values()) == {"done"}
 
 
-def test_what_is_missing_comes_with_the_command_once_the_sweep_is_over(make, tmp_path, monkeypatch):
+def test_missing_runs_are_listed_with_the_command_after_the_sweep(make, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run.py", "-m", "seed=0,1,2"])
     start_sweep(tmp_path, [Job(f"seed={seed}", (f"seed={seed}",)) for seed in range(3)])
     make("seed=0", {"status": "finished"})
@@ -140,7 +140,7 @@ def test_runs_that_no_sweep_started_are_found_without_their_teachers(make, tmp_p
 
 
 @pytest.mark.parametrize("broken", ["run.json", "history.csv", "outcome.json"])
-def test_a_broken_record_is_told_and_hides_no_other_run(make, tmp_path, broken):
+def test_a_broken_record_is_reported_and_hides_no_other_run(make, tmp_path, broken):
     make("a", {"status": "finished"})
     (make("b", {"status": "running"}) / broken).write_text("{]\n1,2\n")
     found = {run.name: run for run in sweep_status(tmp_path).runs}
@@ -158,14 +158,14 @@ def test_a_process_lives_until_it_has_ended(ended_pid):
         assert not process_lives(broken, own["process_started_s"])
 
 
-def test_a_later_process_of_the_same_number_is_not_taken_for_the_run(make, tmp_path):
+def test_a_later_process_with_the_same_pid_is_not_mistaken_for_the_run(make, tmp_path):
     own = process()
     make("a", {"status": "running", **own, "process_started_s": own["process_started_s"] - 3600})
     make("b", {"status": "running"})
     assert states(tmp_path) == {"a": "stopped", "b": "running"}
 
 
-def test_a_finished_run_without_its_best_checkpoint_says_so(make, tmp_path):
+def test_a_finished_run_without_its_best_checkpoint_is_reported(make, tmp_path):
     (best,) = (make("a", {"status": "finished"}) / "checkpoints").iterdir()
     assert "gone" not in status_text(sweep_status(tmp_path))
     best.unlink()
@@ -247,7 +247,7 @@ def test_a_sweep_with_a_failing_run_is_followed_from_another_process(cache, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_killed_sweep_is_told_with_the_command_that_goes_on(cache, tmp_path):
+def test_a_killed_sweep_is_reported_with_the_command_that_resumes(cache, tmp_path):
     sweep = tmp_path / "sweep"
     process = start(*SWEEP, f"cache_dir={cache}", f"hydra.sweep.dir={sweep}", cwd=tmp_path)
     started(sweep, process, 1)

@@ -1,4 +1,4 @@
-"""action=predict streaming=true: the same line as without, words before it, and what cannot stream."""
+"""action=predict streaming=true prints words early and then the same line as without it; what cannot stream is refused."""
 
 import re
 
@@ -121,7 +121,9 @@ def test_times_count_the_frames_before_downsampling(checkpoint, predict, sounds,
         ),
     ],
 )
-def test_what_cannot_stream_is_one_sentence_before_any_line(checkpoint, predict, sounds, capsys, made, typed, message):
+def test_what_cannot_stream_is_reported_in_one_sentence_before_any_line(
+    checkpoint, predict, sounds, capsys, made, typed, message
+):
     file = checkpoint(*made)
     with pytest.raises(ValueError, match=message) as refused:
         predict(file, sounds, "streaming=true", *typed)

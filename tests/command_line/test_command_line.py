@@ -1,4 +1,4 @@
-"""run.py as a user starts it: real processes, exit statuses, what is left behind."""
+"""run.py as a user starts it: real processes, exit statuses, and files left behind."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def cached(tmp_path_factory):
     return f"cache_dir={tmp_path_factory.mktemp('cache')}"
 
 
-def test_a_wrong_value_is_one_line_and_nothing_else(tmp_path, cached):
+def test_a_wrong_value_prints_one_line_only(tmp_path, cached):
     status, out, err = finish(start("trainer.epochs=many", cached, cwd=tmp_path))
     assert (status, out) == (1, "")
     assert err == "error: trainer.epochs=many: expected an integer of at least 1, change trainer.epochs\n"

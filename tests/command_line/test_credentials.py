@@ -1,4 +1,4 @@
-"""A password or tracking URI that was typed works, and is written nowhere."""
+"""A typed password or tracking URI works and is written nowhere."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def test_credentials_in_a_text_are_starred():
     assert without_credentials(text) == "no answer from http://***@host/api and mysql://***@db/x, mail me@here"
 
 
-def test_the_config_that_records_and_checkpoints_hold_is_without_them(tmp_path, monkeypatch):
+def test_records_and_checkpoints_contain_a_config_without_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@host")
     with composing() as compose:
         built = experiment(compose("trainer.mlflow=${oc.env:MLFLOW_TRACKING_URI}"), tmp_path)
@@ -70,7 +70,7 @@ def test_the_config_that_records_and_checkpoints_hold_is_without_them(tmp_path, 
     assert built.plain_config()["config"]["trainer"]["mlflow"] == "http://***@host"
 
 
-def test_a_run_that_its_tracking_server_refuses_tells_and_keeps_no_password(tmp_path):
+def test_a_refused_tracking_server_leaks_no_password(tmp_path):
     """With the package mlflow or without it."""
     typed = ["dataset=digits_demo", "trainer=debug", "trainer.device=cpu", "hydra.run.dir=run", "cache_dir=cache"]
     uri = f"trainer.mlflow=http://me:{SECRET}@127.0.0.1:9"
@@ -144,7 +144,7 @@ def test_the_data_set_gets_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_no_file_below_the_folders_of_a_sweep_holds_it(small_release, tmp_path):
+def test_no_file_of_a_sweep_contains_the_password(small_release, tmp_path):
     where = (f"dataset.root={small_release}", f"dataset.prepared={tmp_path / 'prepared'}", "dataset.workers=0")
     tiny = ("trainer=debug", "encoder=asr_small", "encoder.width=16", "encoder.num_layers=1", "model.hidden_size=8")
     sweep = tmp_path / "sweep"

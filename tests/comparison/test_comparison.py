@@ -1,4 +1,4 @@
-"""Numbers of a comparison by hand calculation; what cannot be counted is named; the order of runs changes nothing."""
+"""Numbers of a comparison by hand calculation; runs that cannot be counted are named; the order of runs does not matter."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class TestGroups:
             make_run(f"{task}{approach}", task=task, c_approach=approach)
         assert labels(tmp_path / "runs") == ["A", "B1", "C ema", "C inq"]
 
-    def test_a_key_of_one_task_is_no_part_of_the_labels_of_others(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_a_key_of_one_task_is_not_part_of_the_labels_of_others(self, make_run: MakeRun, tmp_path: Path) -> None:
         make_run("float", task="B1", config="task:\n  budget_bytes: 1\n")
         for epochs in (0, 5):
             config = f"task:\n  budget_bytes: 1\n  qat_epochs: {epochs}\n"
             make_run(f"qat{epochs}", task="B2", overrides=[f"task.qat_epochs={epochs}"], config=config)
         assert labels(tmp_path / "runs") == ["B1", "B2 · task.qat_epochs=0", "B2 · task.qat_epochs=5"]
 
-    def test_weights_that_were_only_rounded_are_called_so(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_weights_that_were_only_rounded_are_labelled(self, make_run: MakeRun, tmp_path: Path) -> None:
         for fine_tune in (False, True):
             text = str(fine_tune).lower()
             config, typed = f"task:\n  fine_tune: {text}\n", [f"task.fine_tune={text}"]
@@ -117,7 +117,7 @@ class TestGroups:
         assert [group.seeds for group in grouping.groups] == [[0, 1]]
         assert grouping.notes == ()
 
-    def test_setting_that_varies_with_the_model_is_told_and_makes_no_group(
+    def test_setting_that_varies_with_the_model_is_reported_and_makes_no_group(
         self, make_run: MakeRun, tmp_path: Path
     ) -> None:
         make_run("a", model="gru", overrides=["trainer.lr=0.1"])
@@ -125,7 +125,7 @@ class TestGroups:
         assert labels(tmp_path / "runs") == ["gru", "lstm"]
         assert "trainer.lr varies together with model" in notes(tmp_path / "runs")
 
-    def test_edited_config_between_seeds_is_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_edited_config_between_seeds_is_reported(self, make_run: MakeRun, tmp_path: Path) -> None:
         make_run("a", seed=0, config="seed: 0\ntrainer:\n  weight_decay: 0.1\n")
         make_run("b", seed=1, config="seed: 1\ntrainer:\n  weight_decay: 0.2\n")
         text = notes(tmp_path / "runs")
@@ -173,7 +173,7 @@ class TestReport:
         assert compare(find_runs(tmp_path / "moved"), tmp_path / "two").markdown == first
 
     @pytest.mark.parametrize("seeds", [1, 2])
-    def test_too_few_seeds_have_no_interval_and_the_report_says_so(
+    def test_too_few_seeds_have_no_interval_and_the_report_explains_it(
         self, make_run: MakeRun, tmp_path: Path, seeds: int
     ) -> None:
         for seed in range(seeds):
@@ -187,13 +187,13 @@ class TestReport:
             make_run(epochs, overrides=[f"trainer.epochs={epochs}"])
         assert labels(tmp_path / "runs") == [f"trainer.epochs={one}" for one in ("1e-3", "2", "10")]
 
-    def test_different_seeds_are_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_different_seeds_are_reported(self, make_run: MakeRun, tmp_path: Path) -> None:
         for model, seeds in (("gru", (0, 1)), ("lstm", (0, 2))):
             for seed in seeds:
                 make_run(f"{model}{seed}", model=model, seed=seed)
         assert "The groups have different seeds (gru: 0, 1; lstm: 0, 2)." in notes(tmp_path / "runs")
 
-    def test_other_threads_and_commits_are_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_other_threads_and_commits_are_reported(self, make_run: MakeRun, tmp_path: Path) -> None:
         for seed, (threads, commit) in enumerate([(1, "a" * 40), (2, "a" * 40), (1, "b" * 40)]):
             make_run(f"{seed}", seed=seed, run_info={"sessions": [{"threads": threads, "commit": commit}]})
         text = notes(tmp_path / "runs")
@@ -220,7 +220,7 @@ class TestReport:
         assert "| directions | 2 | 1 |" in found
         assert "Not a like-for-like comparison: bidirectional are gru, unidirectional lmu." in found
 
-    def test_nothing_is_said_of_directions_where_all_models_have_one(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_directions_are_not_mentioned_if_all_models_have_one(self, make_run: MakeRun, tmp_path: Path) -> None:
         for model in ("gru", "lmu"):
             make_run(model, model=model, config="model: {bidirectional: false}\n")
         assert "directions" not in compare(find_runs(tmp_path / "runs"), tmp_path / "out").markdown
@@ -278,7 +278,7 @@ class TestSpeakers:
         assert "| worst speaker (%) | 75.00 (theo) |" in found.markdown
         assert "| lucas | 95.00 |" in found.markdown
 
-    def test_missing_speaker_is_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_missing_speaker_is_reported(self, make_run: MakeRun, tmp_path: Path) -> None:
         for speaker, seed in (("theo", 0), ("theo", 1), ("lucas", 0)):
             make_run(f"{speaker}{seed}", split="speaker", test_speaker=speaker, seed=seed)
         assert "no run of seed 1 with speaker lucas" in notes(tmp_path / "runs")
@@ -328,7 +328,9 @@ class TestFoundRuns:
             compare([], tmp_path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_results_of_a_run_not_marked_finished_are_counted_and_told(self, make_run: MakeRun, tmp_path: Path) -> None:
+    def test_results_of_a_run_not_marked_finished_are_counted_and_reported(
+        self, make_run: MakeRun, tmp_path: Path
+    ) -> None:
         make_run("a", run_info={"status": "interrupted"})
         assert "although they are not finished: a (interrupted)" in notes(tmp_path / "runs")
 

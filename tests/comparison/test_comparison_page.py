@@ -1,4 +1,4 @@
-"""The page of a comparison as its HTML stands: whole without a script or the network, and nothing in a name is code."""
+"""The HTML of the comparison page: complete without scripts or network, and names are never code."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_run_has_a_row_and_a_section_that_it_links_to(make_run: MakeRun, p
     assert "gru (baseline)" in found.cells
 
 
-def test_nothing_is_loaded_and_only_the_own_script_may_run(make_run: MakeRun, page: Callable[[], Page]) -> None:
+def test_the_page_loads_nothing_and_may_run_only_its_script(make_run: MakeRun, page: Callable[[], Page]) -> None:
     make_run("a")
     found = page()
     addresses = [

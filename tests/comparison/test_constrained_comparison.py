@@ -1,4 +1,4 @@
-"""Runs of the constrained tasks side by side: what each lost against float, its bytes, and its engines."""
+"""Comparison of constrained runs: loss against float, bytes, and engines."""
 
 from __future__ import annotations
 
@@ -84,14 +84,16 @@ class TestLostAgainstFloat:
         assert float(row["mean"]) == pytest.approx(0.01)
         assert float(row["low"]) == pytest.approx(0.01 - 0.0248414, abs=1e-7)
 
-    def test_without_such_a_run_the_own_float_model_is_the_reference(self, make_run: MakeRun, runs: Path) -> None:
+    def test_without_a_float_run_the_float_model_of_the_run_is_the_reference(
+        self, make_run: MakeRun, runs: Path
+    ) -> None:
         make_run("b", 0.99, task="B1", features="mfcc39")
         make_run("c", 0.98, task="C", c_approach="ema", test_float=0.985)
         found = compared(runs)
         assert line(found, "lost against float (points)") == ["0.50", "–"]
         assert "the reference is the float model that each run itself tested" in found.markdown
 
-    def test_mixed_references_are_told(self, make_run: MakeRun, runs: Path) -> None:
+    def test_mixed_references_are_reported(self, make_run: MakeRun, runs: Path) -> None:
         make_run("b", 0.99, task="B1", seed=0)
         for seed in (0, 1):
             make_run(f"c{seed}", 0.98, task="C", c_approach="ema", seed=seed, test_float=0.985)
@@ -116,7 +118,7 @@ class TestLostAgainstFloat:
         assert "the float model that each run itself tested" in compared(runs).markdown
         assert set(line(compared(runs), "lost against float (points)")) == {"–", "5.00"}
 
-    def test_of_several_runs_the_one_of_the_same_setting_is_taken(self, make_run: MakeRun, runs: Path) -> None:
+    def test_among_several_runs_the_one_with_the_same_setting_is_used(self, make_run: MakeRun, runs: Path) -> None:
         for lr, reference in (("0.1", 0.9), ("0.2", 0.8)):
             make_run(f"b{lr}", reference, task="B1", overrides=[f"trainer.lr={lr}"])
         for lr in ("0.1", "0.2", "0.3"):
@@ -223,7 +225,7 @@ class TestEngines:
             "| gru | integer (emulated in PyTorch, not measured on a device) | 96.00 | 99.67 | 9,505 | 4.00 |" in text
         )
 
-    def test_the_float_engine_that_trained_less_is_told(
+    def test_the_float_engine_that_trained_less_is_reported(
         self, make_run: MakeRun, results: dict[str, Any], runs: Path
     ) -> None:
         for qat in (0, 5):
@@ -237,7 +239,7 @@ class TestEngines:
         assert "| task.qat_epochs=5 | float (not trained for the 5 QAT epochs) | 98.00 |" in text
         assert "Trained longer than its float reference, by task.qat_epochs: task.qat_epochs=5." in text
 
-    def test_emulated_latency_is_told_and_stands_in_no_figure(
+    def test_emulated_latency_is_labelled_and_left_out_of_figures(
         self, make_run: MakeRun, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for task in ("B1", "B2"):

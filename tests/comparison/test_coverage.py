@@ -1,4 +1,4 @@
-"""Simulations: how often a true null is rejected, and how often an interval holds the truth, where speakers differ."""
+"""Simulations with different speakers: how often a true null is rejected and an interval covers the truth."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rejected(simulations: int, seeds: int, speaker_deviation: float) -> tuple[fl
     return over_speakers / simulations, over_recordings / simulations
 
 
-def test_speakers_that_differ_are_no_difference_of_models() -> None:
+def test_speakers_that_differ_are_not_a_difference_of_models() -> None:
     over_speakers, over_recordings = rejected(150, seeds=3, speaker_deviation=1.0)
     assert over_speakers <= AT_MOST
     assert over_recordings > 0.25  # what the simulation is about
@@ -74,7 +74,7 @@ def missed(simulations: int, speaker_deviation: float) -> float:
     return outside / simulations
 
 
-def test_interval_holds_the_rate_of_other_speakers() -> None:
+def test_the_interval_covers_the_rate_of_other_speakers() -> None:
     assert missed(100, speaker_deviation=0.5) <= 0.1  # the rates of six speakers are skewed
 
 

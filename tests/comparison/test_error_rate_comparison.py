@@ -1,4 +1,4 @@
-"""Runs judged by their word error rate: lower is better in the loss against float, in fronts and in figures."""
+"""Runs compared by word error rate: lower is better in the loss against float, in fronts and in figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_points_of_error_rate_added_against_float(make_recogniser: MakeRun, runs
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_own_float_model_is_the_reference_without_a_run(make_recogniser: MakeRun, runs: Path) -> None:
+def test_without_a_float_run_the_float_model_of_the_run_is_the_reference(make_recogniser: MakeRun, runs: Path) -> None:
     make_recogniser("c", 0.125, task="C", c_approach="inq", test_float=0.12)
     assert "| lost against float (points) | 0.50 |" in compare(find_runs(runs), runs.parent / "out").markdown
 

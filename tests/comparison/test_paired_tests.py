@@ -1,4 +1,4 @@
-"""Groups against a baseline: counts by hand, which runs and utterances make pairs, and what cannot be tested."""
+"""Tests against a baseline: counts by hand, pairing of runs and utterances, and cases that cannot be tested."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestAccuracy:
         assert test.p == pytest.approx(2 / 16)
         assert test.difference == -0.5
 
-    def test_the_worst_speakers_are_no_proof_for_other_speakers(self, make_run: MakeRun, runs: Path) -> None:
+    def test_the_worst_speakers_prove_nothing_about_other_speakers(self, make_run: MakeRun, runs: Path) -> None:
         """48 recordings of two of six speakers are lost: over recordings that is certain, over speakers it is not."""
         rows = [(f"{at}@{name}", "7", "7") for name in SIX for at in range(50)]
         lost = [
@@ -99,7 +99,7 @@ class TestAccuracy:
         assert tests == []
         assert "no two runs have the same data, split, objective and seed" in notes[0]
 
-    def test_seeds_that_contradict_each_other_are_no_difference(self, make_run: MakeRun, runs: Path) -> None:
+    def test_seeds_that_contradict_each_other_are_not_a_difference(self, make_run: MakeRun, runs: Path) -> None:
         for seed, (one, other) in enumerate([("x---", "---x"), ("---x", "x---")]):
             make_run(f"a{seed}", model="gru", seed=seed, predictions=digits(one))
             make_run(f"b{seed}", model="lstm", seed=seed, predictions=digits(other))
@@ -120,7 +120,7 @@ class TestAccuracy:
         ((test,), _) = against_baseline(runs)
         assert test.utterances == 1
 
-    def test_held_out_speakers_make_pairs_of_their_own(self, make_run: MakeRun, runs: Path) -> None:
+    def test_held_out_speakers_form_separate_pairs(self, make_run: MakeRun, runs: Path) -> None:
         for model, right in (("gru", "xx"), ("lstm", "x-")):
             for speaker in ("theo", "lucas"):
                 rows = [(f"{speaker}{name}", *rest) for name, *rest in digits(right)]

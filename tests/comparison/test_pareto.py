@@ -1,4 +1,4 @@
-"""Accuracy over bytes: the front by hand, and every marker to be seen and told from the others."""
+"""Accuracy over bytes: the front by hand; every marker is visible and distinct."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_39_groups_at_one_place_are_all_seen_and_no_two_look_the_same() -> None:
     assert len({round(place[1], 6) for place in places}) == 1  # moved sideways only: accuracy stays what it is
 
 
-def test_marker_that_hides_none_stands_at_its_bytes_and_accuracy() -> None:
+def test_a_marker_that_hides_no_other_is_at_its_bytes_and_accuracy() -> None:
     _, lines = drawn([Point("gru", "B1", 38020, 0.99), Point("lstm", "B1", 9505, 0.98)])
     assert np.allclose(lines["gru · B1"].get_xydata(), [[38020, 99.0]])
     assert np.allclose(lines["lstm · B1"].get_xydata(), [[9505, 98.0]])

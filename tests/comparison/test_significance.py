@@ -1,4 +1,4 @@
-"""Tests of differences by hand calculation and by what must hold for any data."""
+"""Significance tests, by hand calculation and by invariants for any data."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestBootstrap:
         found = hierarchical_bootstrap(of_units(np.zeros(30), np.ones(30)))
         assert (found.low, found.high, found.p) == (0.0, 0.0, 1.0)
 
-    def test_the_same_difference_everywhere(self) -> None:
+    def test_a_difference_that_never_varies_has_an_exact_interval(self) -> None:
         found = hierarchical_bootstrap(of_units(np.full(30, 2), np.full(30, 8)))
         assert (found.low, found.high) == (0.25, 0.25)
         assert found.p < 0.001  # no resample on the other side
@@ -104,7 +104,7 @@ class TestBootstrap:
         assert found.low == pytest.approx(2.5 - half, abs=0.3)
         assert found.high == pytest.approx(2.5 + half, abs=0.3)
 
-    def test_a_seed_is_one_model_unless_each_speaker_has_models_of_his_own(self) -> None:
+    def test_a_seed_is_one_model_unless_each_speaker_has_separate_models(self) -> None:
         """One of three seeds is bad for all speakers: certain to be so again only if the six had drawn it apart."""
         errors_KU = np.repeat([[0.0], [0.0], [1.0]], 60, axis=1)
         speakers_U = np.repeat(np.arange(6), 10)
@@ -114,7 +114,7 @@ class TestBootstrap:
         assert (one.low, one.high) == (0.0, 1.0)
         assert 1 / 3 < apart.high < one.high
 
-    def test_two_speakers_are_too_few_to_tell_of_others(self) -> None:
+    def test_two_speakers_are_too_few_to_generalise(self) -> None:
         errors_U = np.repeat([0.0, 1.0], 50)
         known = Outcomes(errors_U[None], np.ones((1, 100)), np.repeat(np.arange(2), 50))
         assert hierarchical_bootstrap(known) == hierarchical_bootstrap(of_units(errors_U, np.ones(100)))
@@ -145,7 +145,7 @@ class TestBootstrap:
 
 
 class TestExactInterval:
-    def test_all_right(self) -> None:
+    def test_a_test_of_perfect_results_finds_no_difference(self) -> None:
         # The share p of which 300 of 300 are right with odds 2.5 %: p^300 = 0.025.
         assert exact_interval(300, 300) == (pytest.approx(0.025 ** (1 / 300)), 1.0)
         assert exact_interval(0, 300) == (0.0, pytest.approx(1 - 0.025 ** (1 / 300)))

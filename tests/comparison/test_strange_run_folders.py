@@ -1,4 +1,4 @@
-"""Folders from elsewhere through the real command line, and what reports show of texts and pictures of strangers."""
+"""Untrusted run folders through the real command line, and their texts and pictures in reports."""
 
 import base64
 import csv
@@ -179,7 +179,7 @@ def test_an_embedded_figure_keeps_every_colour(tmp_path):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))), np.asarray(picture))
 
 
-def test_texts_of_strangers_are_inert_in_every_report(make_run, tmp_path):
+def test_texts_from_elsewhere_are_inert_in_every_report(make_run, tmp_path):
     evil = "=cmd|<script>alert(1)</script>[x](http://evil)\u202e\\input{x}"
     make_run("one", model=evil, overrides=["=1+1=@SUM(1)"])
     make_run("two", model="gru", overrides=["=1+1=-2"])

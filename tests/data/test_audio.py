@@ -1,4 +1,4 @@
-"""Every way in which an audio file can be bad is one sentence; a good one is read at its own level and pitch."""
+"""Every kind of bad audio file is refused in one sentence; a good one keeps its level and pitch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_cut_file_of_another_format_is_refused(kind: str, share: float) -> Non
 @pytest.mark.parametrize(
     ("kind", "subtype"), [("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("AIFF", "PCM_S8"), ("AIFF", "PCM_24")]
 )
-def test_an_odd_number_of_bytes_is_not_taken_for_a_cut_file(kind: str, subtype: str, samples: int) -> None:
+def test_an_odd_number_of_bytes_is_not_mistaken_for_a_truncated_file(kind: str, subtype: str, samples: int) -> None:
     found = decode(encoded(sine(440, RATE_HZ)[:samples], kind=kind, subtype=subtype), "x")[0]
     assert len(found) in (samples, samples + 1)  # libsndfile counts the padding byte of an 8-bit AIFF as a sample
 
@@ -86,7 +86,7 @@ def test_a_streamed_wav_file_that_does_not_know_its_size_is_read(riff_bytes: byt
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_sample_that_is_no_number_is_refused(value: float) -> None:
+def test_one_nan_sample_is_refused(value: float) -> None:
     samples = sine(440, RATE_HZ)
     samples[-1] = value
     with pytest.raises(AudioError, match=r"x\.wav contains samples that are NaN or infinite: replace or remove it"):
@@ -99,7 +99,7 @@ def test_a_file_without_samples_is_refused() -> None:
 
 
 @pytest.mark.parametrize("content", [b"Dear reader,\n" * 50, b"RIFF", b"RIFF\0\0\0\0WAVE", bytes(1000)])
-def test_a_file_that_is_no_audio_is_refused(content: bytes) -> None:
+def test_a_file_that_is_not_audio_is_refused(content: bytes) -> None:
     with pytest.raises(AudioError, match=r"x\.wav is not readable as audio \(.+\): replace or remove it"):
         decode(content, "x.wav")
 
@@ -145,7 +145,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_any(path, RATE_HZ).waveform_N, (left + right) / 2, atol=1e-6)
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"none\.wav cannot be read \(No such file or directory\): give another file"):
         read_any(tmp_path / "none.wav", RATE_HZ)
 
@@ -180,7 +180,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies_is_one_sentence_and_allocates_nothing(tmp_path: Path, lie: str) -> None:
+def test_a_header_that_lies_is_reported_in_one_sentence_and_allocates_nothing(tmp_path: Path, lie: str) -> None:
     content, message = LIES[lie]
     path = tmp_path / "x.wav"
     path.write_bytes(content)
@@ -200,7 +200,7 @@ def test_a_header_that_states_too_much_data_reads_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+def test_what_is_not_a_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.wav"
     if kind == "fifo":
         os.mkfifo(path)
@@ -251,7 +251,7 @@ def test_blocks_give_the_samples_of_the_whole(
     ("samples", "silent"), [(np.zeros(100), True), (np.full(100, 0.25), True), (np.eye(1, 100)[0], False)]
 )
 @pytest.mark.parametrize("rate_hz", [8000, 16000])
-def test_silence_is_told_at_any_rate(tmp_path: Path, samples: np.ndarray, silent: bool, rate_hz: int) -> None:
+def test_silence_is_reported_at_any_rate(tmp_path: Path, samples: np.ndarray, silent: bool, rate_hz: int) -> None:
     path = tmp_path / "x.wav"
     soundfile.write(path, samples, rate_hz)
     found = read_any(path, RATE_HZ)

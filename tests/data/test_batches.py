@@ -1,4 +1,4 @@
-"""Each utterance once an epoch, in one of its variants, and never mixed up with another's frames or with padding."""
+"""Each utterance occurs once per epoch, in one of its variants, and is never mixed with other frames or padding."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_utterances_meet_others_in_each_epoch() -> None:
     assert not partners[0] & partners[1]
 
 
-def test_batches_of_alike_lengths_come_in_no_order_of_length() -> None:
+def test_batches_of_similar_lengths_are_in_random_order() -> None:
     generator = torch.Generator().manual_seed(0)
     part = utterances([torch.randint(10, 100, (640,), generator=generator).tolist()])
     batches = list(part.shuffled(BatchSize(16), generator))
@@ -173,7 +173,7 @@ def test_variants_may_have_other_lengths_than_the_recording() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_lie_on_the_device_of_the_frames() -> None:
+def test_batches_are_on_the_device_of_the_frames() -> None:
     part = utterances([[3, 9, 4]])
     on_gpu = InMemoryUtterances(part.frames_NF.cuda(), part.starts_WU, part.lengths_WU, part.targets_U.cuda(), part.ids)
     for batch, other in zip(on_gpu.in_order(2), part.in_order(2), strict=True):

@@ -1,4 +1,4 @@
-"""From recordings to normalised parts: right frames, right labels, statistics of training alone, bad audio named."""
+"""From recordings to normalised parts: frames, labels, statistics of the training part, and bad audio."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_bad_audio_in_no_part_is_named_and_no_error(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_parts_lie_on_the_device_that_was_asked_for(tiny_digits: Callable[..., Digits], tmp_path: Path) -> None:
+def test_parts_are_on_the_requested_device(tiny_digits: Callable[..., Digits], tmp_path: Path) -> None:
     loaded = tiny_digits().recorded
     on_gpu = assembled(loaded, tmp_path / "cache", device=torch.device("cuda"))
     on_cpu = assembled(loaded, tmp_path / "cache")

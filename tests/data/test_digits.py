@@ -1,4 +1,4 @@
-"""Where a data set of digits is looked for, what it holds, and what is said where it cannot be used."""
+"""Where a data set of digits is searched for, its content, and errors if it cannot be used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_loading_gives_recordings_contents_and_parts_that_belong_together(
         np.testing.assert_array_equal(loaded.waveform(position), written)
 
 
-def test_a_wrong_name_is_dropped_and_a_bad_file_fails_when_its_waveform_is_asked_for(
+def test_a_wrong_name_is_dropped_and_a_bad_file_fails_when_it_is_read(
     tiny_digits: Callable[..., Digits], tiny_root: Path
 ) -> None:
     (tiny_root / "recordings" / "three_anna_1.wav").write_bytes(b"x")
@@ -97,7 +97,7 @@ def test_a_folder_without_recordings_is_refused(tiny_digits: Callable[..., Digit
         _ = tiny_digits(root=str(tmp_path / "other")).recorded
 
 
-def test_a_data_set_that_is_nowhere_names_the_places_and_the_remedies(
+def test_a_missing_data_set_error_names_the_places_searched_and_the_remedies(
     tiny_digits: Callable[..., Digits], tmp_path: Path, own_user_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPEECH_EXP_DATA", str(tmp_path / "shared"))
@@ -131,7 +131,7 @@ def test_the_root_of_the_config_wins_over_the_environment_and_that_over_the_cach
     assert candidate_roots("tiny", None) == places[2:]
 
 
-def test_a_given_root_without_the_data_is_not_replaced_by_another(
+def test_dataset_root_without_the_data_is_not_replaced_by_another_place(
     tiny_digits: Callable[..., Digits], tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPEECH_EXP_DATA", str(tiny_root.parent))  # holds tiny/recordings

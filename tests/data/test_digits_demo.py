@@ -1,4 +1,4 @@
-"""The bundled recordings are what their README says."""
+"""The bundled recordings match their README."""
 
 from __future__ import annotations
 

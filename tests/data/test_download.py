@@ -1,4 +1,4 @@
-"""The download of an archive from a server of this test: whole, cut, resumed, refused, and never half in place."""
+"""Downloads of an archive from a local server: complete, truncated, resumed, refused, and never partly in place."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_whole_download_leaves_the_recordings_and_nothing_else(
     assert server.ranges == [None]
 
 
-def test_a_second_run_asks_for_nothing(archive: Archive, server: Server, root: Path, tiny_root: Path) -> None:
+def test_a_second_run_sends_no_request(archive: Archive, server: Server, root: Path, tiny_root: Path) -> None:
     archive.fetch(root, "recordings")
     archive.fetch(root, "recordings")
     assert len(server.ranges) == 1
@@ -143,7 +143,7 @@ def test_a_second_run_asks_for_nothing(archive: Archive, server: Server, root: P
 
 
 @pytest.mark.parametrize("chunked_rest", [False, True])
-def test_an_interrupted_download_goes_on_where_it_stopped(
+def test_an_interrupted_download_resumes_where_it_stopped(
     archive: Archive, server: Server, root: Path, tiny_root: Path, chunked_rest: bool
 ) -> None:
     whole, server.cut_after = len(server.content), 5000
@@ -157,7 +157,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     assert server.sent == [5000, whole - 5000]
 
 
-def test_a_chunked_download_that_breaks_off_is_one_sentence(
+def test_a_chunked_download_that_breaks_off_is_reported_in_one_sentence(
     archive: Archive, server: Server, root: Path, tiny_root: Path
 ) -> None:
     server.chunked, server.cut_after = True, 5000
@@ -230,7 +230,7 @@ def test_a_damaged_folder_that_is_already_there_is_refused_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("damage", ["no zip", "cut", "bytes"])
-def test_what_is_no_readable_zip_is_one_sentence_and_the_next_run_starts_anew(
+def test_an_unreadable_zip_is_reported_in_one_sentence_and_the_next_run_starts_over(
     archive: Archive, server: Server, root: Path, tiny_root: Path, members: dict[str, bytes], damage: str
 ) -> None:
     good = server.content
@@ -287,7 +287,7 @@ def test_an_archive_that_must_not_be_unpacked_leaves_nothing(
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system has no such links")
-def test_a_download_follows_no_link_that_somebody_left(archive: Archive, root: Path, tmp_path: Path) -> None:
+def test_a_download_does_not_follow_an_existing_link(archive: Archive, root: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_bytes(b"mine")
     root.mkdir(parents=True)
@@ -327,7 +327,7 @@ def test_no_member_of_a_hostile_archive_lands_outside(
     assert not Path("/tmp/speech_exp_evil").exists()
 
 
-def test_a_server_that_cannot_be_reached_is_one_sentence(root: Path) -> None:
+def test_a_server_that_cannot_be_reached_is_reported_in_one_sentence(root: Path) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/archive.zip"
@@ -339,14 +339,16 @@ def test_a_server_that_cannot_be_reached_is_one_sentence(root: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 403, 503])
-def test_a_server_that_refuses_is_one_sentence(archive: Archive, server: Server, root: Path, status: int) -> None:
+def test_a_server_that_refuses_is_reported_in_one_sentence(
+    archive: Archive, server: Server, root: Path, status: int
+) -> None:
     server.status = status
     with pytest.raises(ValueError, match=rf"archive\.zip could not be downloaded \(HTTP Error {status}.*\): run"):
         archive.fetch(root, "recordings")
     assert files_below(root) == []
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(
+def test_a_place_that_cannot_be_written_is_reported_in_one_sentence(
     archive: Archive, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"")

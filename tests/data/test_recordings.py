@@ -34,7 +34,7 @@ def test_a_wrong_name_is_dropped_and_named(tmp_path: Path, name: str) -> None:
     assert [(item.id, item.reason) for item in dropped] == [(name, "name is not {digit}_{speaker}_{index}")]
 
 
-def test_files_that_are_no_recordings_are_not_even_named(tmp_path: Path) -> None:
+def test_files_that_are_not_recordings_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "0_ann_0.wav", "README.md", "0_ann_1.txt", "0_ann_2")
     assert [[item.id for item in found] for found in index_recordings(tmp_path)] == [["0_ann_0"], []]
 

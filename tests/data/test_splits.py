@@ -1,4 +1,4 @@
-"""No recording is in two parts, and none is lost, whatever the data set and the kind of split."""
+"""No recording is in two parts and none is lost, for any data set and split."""
 
 from __future__ import annotations
 

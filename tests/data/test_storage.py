@@ -1,4 +1,4 @@
-"""An outage of the storage is waited for, then is one sentence; it is never taken for bad audio."""
+"""A storage outage is retried, then reported in one sentence; it never counts as bad audio."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_short_outage_is_waited_for_longer_each_time(number: int, waited_s: li
 
 
 @pytest.mark.parametrize("number", OUTAGES)
-def test_a_long_one_is_a_sentence_with_reason_and_remedy(number: int, waited_s: list[float]) -> None:
+def test_a_long_outage_is_reported_in_one_sentence_with_reason_and_remedy(number: int, waited_s: list[float]) -> None:
     with pytest.raises(StorageError) as caught:
         with_retries(Failing(number, 4), "x.wav", "check dataset.root")
     assert str(caught.value) == (
@@ -74,7 +74,7 @@ def release(small_release: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_release, tmp_path / "release"))
 
 
-def test_a_recording_that_is_gone_is_no_bad_audio(
+def test_a_missing_recording_does_not_count_as_bad_audio(
     release: Path, tmp_path: Path, gigaspeech: Make, waited_s: list[float]
 ) -> None:
     loaded = gigaspeech(root=str(release), prepared=str(tmp_path / "prepared")).corpus
@@ -145,7 +145,7 @@ def test_bytes_of_a_shard_that_changed_are_no_bad_audio(release: Path, tmp_path:
         reader(1)
 
 
-def test_a_folder_of_digits_that_goes_away_is_one_sentence(
+def test_a_folder_of_digits_that_disappears_is_reported_in_one_sentence(
     tiny_digits: Callable[..., Digits], waited_s: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = recordings.index_recordings

@@ -1,4 +1,4 @@
-"""Strings on the device: sample-exact, padded equal to one by one, statistics of training alone, bad audio named."""
+"""Strings on the device: exact to the sample, independent of padding, normalised by training statistics, bad audio is named."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_by_length_gives_the_shortest_first(loaded: DigitRecordings) -> None:
     assert sorted(by_id(part.by_length(3))) == sorted(part.ids)
 
 
-def test_batches_of_training_are_of_alike_lengths(loaded: DigitRecordings) -> None:
+def test_batches_of_training_are_of_similar_lengths(loaded: DigitRecordings) -> None:
     rules = replace(RULES, digits=[1, 3])
     part = assembled(loaded, rules=rules).parts["train"]
     batches = [batch for _ in range(5) for batch in part.shuffled(BatchSize(4), torch.Generator().manual_seed(0))]
@@ -324,7 +324,7 @@ def test_strings_of_real_digits_can_be_aligned_after_4x_downsampling(fsdd_root: 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("mode", ["global", "utterance"])
-def test_batches_lie_on_the_device_that_was_asked_for(loaded: DigitRecordings, mode: str) -> None:
+def test_batches_are_on_the_requested_device(loaded: DigitRecordings, mode: str) -> None:
     on_gpu = assembled(loaded, Normalizer(mode), device=torch.device("cuda"))  # type: ignore[arg-type]
     on_cpu = assembled(loaded, Normalizer(mode))  # type: ignore[arg-type]
     for name, part in on_gpu.parts.items():

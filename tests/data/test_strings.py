@@ -1,4 +1,4 @@
-"""Strings use every recording of their part about equally, are of one speaker, and follow from the seed alone."""
+"""Strings use every recording of their part about equally, have one speaker, and depend only on the seed."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_evaluation_uses_each_recording_in_each_pass_and_training_once() -> None
         ({"edge_s": [math.nan, 0.3]}, "dataset.strings.edge_s"),
     ],
 )
-def test_rules_without_meaning_are_one_sentence(change: dict[str, Any], message: str) -> None:
+def test_rules_without_meaning_are_reported_in_one_sentence(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RULES, **change)
 

@@ -1,4 +1,4 @@
-"""Augmentation keeps to its bounds, leaves padding zero, and draws what its settings say.
+"""Augmentation stays within its bounds, leaves padding zero, and draws from the configured distributions.
 
 Shape letters: B batch, T frames, F features.
 """
@@ -60,7 +60,7 @@ def runs(masked: torch.Tensor) -> list[int]:
     return ((edges == -1).nonzero() - (edges == 1).nonzero()).flatten().tolist()
 
 
-def test_nothing_asked_for_is_the_same_batch() -> None:
+def test_augmentation_without_settings_returns_the_same_batch() -> None:
     batch = batch_of([7, 3], value=None)
     assert augmented(batch) is batch
 
@@ -84,7 +84,7 @@ def test_the_same_seed_draws_the_same_and_another_draws_otherwise() -> None:
     assert not torch.equal(first, other)
 
 
-def test_each_call_draws_anew() -> None:
+def test_each_call_draws_new_values() -> None:
     batch = batch_of([30, 12, 21], value=None)
     augment = SpecAugment(**EVERYTHING)
     augment.seed(0, torch.device("cpu"))
@@ -163,7 +163,7 @@ def test_feature_masks_take_every_width_and_reach_every_feature_of_short_utteran
     assert masked_BF.any(0).all()
 
 
-def test_a_mask_wider_than_the_features_is_no_error() -> None:
+def test_a_mask_wider_than_the_features_is_not_an_error() -> None:
     after = augmented(batch_of([5], 3), feature_masks=1, feature_mask_width=10).features_BTF
     assert after.shape == (1, 5, 3)
 

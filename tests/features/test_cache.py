@@ -1,4 +1,4 @@
-"""The cache builds an entry once, whoever asks and however often, and never shows half of one."""
+"""The cache builds an entry once for any number of processes, and never exposes a partial one."""
 
 from __future__ import annotations
 
@@ -162,7 +162,9 @@ def test_a_fault_of_the_code_midway_leaves_no_entry(tmp_path: Path) -> None:
     assert_whole(cached_features(tmp_path, DESCRIPTION, IDS, features_of))
 
 
-def test_a_full_disk_leaves_no_entry_and_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_entry_and_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(file: BinaryIO, array: np.ndarray) -> None:
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
@@ -193,7 +195,7 @@ def test_an_entry_appears_whole_in_one_step(tmp_path: Path, monkeypatch: pytest.
     assert seen == [(["frames.npy", "index.json", "sealed.json"], False)]
 
 
-def test_what_a_killed_build_left_behind_is_no_entry(tmp_path: Path) -> None:
+def test_what_a_killed_build_left_behind_is_not_an_entry(tmp_path: Path) -> None:
     cached_features(tmp_path / "elsewhere", DESCRIPTION, IDS, features_of)
     (key,) = entries(tmp_path / "elsewhere")
     folder = tmp_path / "cache"
@@ -207,7 +209,7 @@ def test_what_a_killed_build_left_behind_is_no_entry(tmp_path: Path) -> None:
     assert len(extract.positions) == 4
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"the feature cache .* cannot be read or written") as caught:
         cached_features(tmp_path / "file" / "cache", DESCRIPTION, IDS, features_of)

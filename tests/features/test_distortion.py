@@ -1,4 +1,4 @@
-"""Variants of recordings: the first is the recording, the others are repeatable, bounded and different."""
+"""Variants of recordings: the first equals the recording, the others are repeatable, bounded and different."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_silence_is_the_floor() -> None:
         np.testing.assert_allclose(features_TF, math.log(1e-3), rtol=1e-6)
 
 
-def test_a_tone_lies_in_its_band() -> None:
+def test_a_tone_has_its_energy_in_its_band() -> None:
     extractor = logmel()
     time_s = np.arange(8000) / 8000
     peaks = [
@@ -127,12 +127,12 @@ def test_it_offers_what_figures_and_other_hops_need() -> None:
         ({"hop_s": 0.03}, "features.extractor.hop_s"),
     ],
 )
-def test_settings_without_meaning_are_one_sentence(changes: dict[str, Any], message: str) -> None:
+def test_settings_without_meaning_are_reported_in_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         logmel(**changes)
 
 
-def test_samples_that_no_microphone_gives_are_refused() -> None:
+def test_implausible_samples_are_refused() -> None:
     waveform_N = noise(1000)
     waveform_N[3] = np.nan
     with pytest.raises(ValueError, match="which no microphone gives"):

@@ -1,4 +1,4 @@
-"""Cepstral coefficients against computations that share no code with them, and recordings shorter than a window.
+"""Cepstral coefficients against independent computations, and recordings shorter than a window.
 
 Shape letters: N samples, T frames, F features, K frequency bins, M mel bands.
 """
@@ -102,7 +102,7 @@ def test_mfcc20_is_the_definition(samples: int) -> None:
     np.testing.assert_allclose(mfcc20()(waveform_N), expected_TF, atol=TOLERANCE_DB)
 
 
-def test_mfcc20_cuts_what_lies_80_db_below_the_loudest() -> None:
+def test_mfcc20_removes_what_is_80_db_below_the_loudest() -> None:
     waveform_N = speech_like(4000)
     waveform_N[2000:] *= 1e-6  # 120 dB down
     mel_TM = power_spectrum_TK(waveform_N, "reflect") @ htk_mel_filters_KM()
@@ -209,7 +209,7 @@ def test_the_same_waveform_gives_the_same_bits(extractor: FeatureExtractor) -> N
 
 
 @pytest.mark.parametrize("level", [1e10, 1e30, np.inf, np.nan])
-def test_samples_that_no_microphone_gives_are_refused(extractor: FeatureExtractor, level: float) -> None:
+def test_implausible_samples_are_refused(extractor: FeatureExtractor, level: float) -> None:
     waveform_N = speech_like(2000)
     waveform_N[1000] = level
     with pytest.raises(
@@ -218,7 +218,7 @@ def test_samples_that_no_microphone_gives_are_refused(extractor: FeatureExtracto
         extractor(waveform_N)
 
 
-def test_the_loudest_samples_that_are_taken_give_finite_features(extractor: FeatureExtractor) -> None:
+def test_the_loudest_allowed_samples_give_finite_features(extractor: FeatureExtractor) -> None:
     alternating_N = 1e9 * (-1.0) ** np.arange(2000)
     for waveform_N in (alternating_N, np.full(2000, 1e9), alternating_N * (np.arange(2000) < 1000)):
         assert np.isfinite(extractor(waveform_N)).all()

@@ -1,4 +1,4 @@
-"""Log-mel features in pieces against those of the whole waveform."""
+"""Log-mel features of a stream equal those of the whole waveform."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_any_pieces_give_the_frames_of_the_whole(setting: str, pieces: list[int]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_frame_comes_with_the_last_sample_of_its_window(setting: str) -> None:
+def test_a_frame_is_complete_with_the_last_sample_of_its_window(setting: str) -> None:
     extractor, waveform_N = logmel(setting), noise(2000)
     stream = StreamingLogMel(extractor)
     came_with = [n for n in range(2000) for _ in stream.push(waveform_N[n : n + 1])]
@@ -51,6 +51,6 @@ def test_a_frame_comes_with_the_last_sample_of_its_window(setting: str) -> None:
     assert ahead[0] <= extractor.window // 2
 
 
-def test_samples_that_no_microphone_gives_are_refused() -> None:
+def test_implausible_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="which no microphone gives"):
         StreamingLogMel(logmel("logmel40")).push(np.array([0.0, np.nan], dtype=np.float32))

@@ -1,4 +1,4 @@
-"""What is masked and what is padding can be told apart, and what never occurs is marked."""
+"""Masks and padding look different, and classes that never occur are marked."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from speech_exp.figures import style
 from speech_exp.figures.corpus import draw_batch, draw_counts, draw_durations
 
 
-def test_masks_are_blank_and_padding_begins_behind_each_utterance():
+def test_masks_are_blank_and_padding_starts_after_each_utterance():
     generator = np.random.default_rng(0)
     long_TF, short_TF = generator.uniform(1, 2, (30, 4)), generator.uniform(1, 2, (20, 4))
     long_TF[5:9], short_TF[:, 2] = 0, 0

@@ -1,4 +1,4 @@
-"""Figures: files of sane size, no text over another or outside the figure, and wrong data refused."""
+"""Figures have a sensible size and no overlapping or clipped text, and refuse wrong data."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_phases_are_stretches_of_the_same_name() -> None:
     assert curves.phases_of([{"epoch": 1.0, "phase": ""}, {"epoch": 2.0, "phase": "ema"}]) == [("ema", 2)]
 
 
-def test_best_epoch_is_told() -> None:
+def test_the_best_epoch_is_reported() -> None:
     figure = curves.draw_training_curves(history(5), 4, (), "")
     legends = [text.get_text() for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()]
     assert f"best: epoch 4, {100 * history(5)[3]['val_accuracy']:.2f} %" in legends

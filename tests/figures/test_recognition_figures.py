@@ -1,4 +1,4 @@
-"""Figures of a recogniser: each symbol named where it is heard, each error counted once, the loss in its own unit."""
+"""Figures of a recogniser: each symbol is named at its time, each error counted once, the loss has its unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the keys under `slurm` to the batch script that sbatch would get; no cluster is needed."""
+"""The batch script that the keys under `slurm` produce, without a cluster."""
 
 import importlib
 import os
@@ -63,7 +63,7 @@ def test_plain_keys_become_options_of_sbatch(executor, tmp_path):
     assert options["output"] == f"{tmp_path}/.submitit/%j/%j_0_log.out"
 
 
-def test_what_nobody_asked_for_is_left_to_the_cluster(executor):
+def test_unset_options_are_left_to_the_cluster(executor):
     options = options_of(executor().batch_script(runs=1))
     assert {"partition", "account", "qos", "gpus-per-node", "mem", "exclusive"}.isdisjoint(options)
 
@@ -121,7 +121,7 @@ def test_the_run_is_set_up_by_shell_lines_that_bash_understands(executor, tmp_pa
         ("+slurm.memory=3", "slurm.memory is unknown to"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_naming_the_key(executor, key, expected):
+def test_a_wrong_value_is_reported_in_one_sentence_naming_the_key(executor, key, expected):
     with pytest.raises(UserError, match=f"error: {expected}"):
         executor(key)
 
@@ -154,7 +154,7 @@ def test_what_would_be_more_than_a_value_in_the_script_is_refused(compose, key, 
 
 
 @pytest.mark.parametrize("name", ["A-B", "A=1;B", "1A", "A B"])
-def test_a_name_that_is_no_variable_is_refused(compose, name):
+def test_a_name_that_is_not_a_variable_is_refused(compose, name):
     node = OmegaConf.to_container(compose("launcher=slurm").slurm)
     node["environment"][name] = "x"
     with pytest.raises(ValueError, match=r"slurm\.environment has .*: expected the name of a variable"):

@@ -112,7 +112,7 @@ def test_downsampling_is_its_equation():
 @pytest.mark.parametrize("downsampling", [2, 4])
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_a_state_hears(cell, attention, downsampling):
+def test_receptive_field_of_a_state(cell, attention, downsampling):
     """State n: all input frames up to `downsampling * n`; behind it none, those within the windows, or all."""
     made = encoder(cell, attention, downsampling)
     features_BTF, lengths_B = padded([60])
@@ -156,7 +156,7 @@ def test_two_directions_cannot_stream():
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_layers_stand_in_the_order_of_the_equations(both):
+def test_layers_are_in_the_order_of_the_equations(both):
     """x + attention(norm x), then x + projection(recurrent(norm x)), block by block, a norm last."""
     made = encoder("lstm", "full", both=both)
     features_BTF, lengths_B = padded([14])
@@ -375,13 +375,13 @@ def test_both_configs_build_with_each_model(compose, tmp_path, name, model, task
         ("encoder.dropout=much", "encoder.dropout=much: expected a number"),
     ],
 )
-def test_a_wrong_value_on_the_command_line_is_one_sentence(compose, tmp_path, typed, expected):
+def test_a_wrong_value_on_the_command_line_is_reported_in_one_sentence(compose, tmp_path, typed, expected):
     with pytest.raises(ValueError, match=expected):
         _ = experiment(compose("encoder=asr_small", typed, "trainer.device=cpu"), tmp_path).network
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_the_attention_of_the_command_line_is_taken(compose, tmp_path, attention):
+def test_the_attention_of_the_command_line_is_used(compose, tmp_path, attention):
     """`off` stays a text, which YAML 1.1 would read as false."""
     typed = ["encoder=asr_small", f"encoder.attention={attention}", "trainer.device=cpu"]
     assert experiment(compose(*typed), tmp_path).network.encoder.attention == attention

@@ -1,4 +1,4 @@
-"""Self-attention against its equation, its positions and its window."""
+"""Self-attention against its equation, with positions and window."""
 
 import pytest
 import torch
@@ -127,7 +127,7 @@ def test_attention_is_the_same_wherever_an_utterance_stands():
 
 
 @pytest.mark.parametrize("window", [None, 3, 20])
-def test_padding_gets_no_gradient_from_what_is_heard(window):
+def test_padding_gets_no_gradient(window):
     layer = attention()
     inputs_BTW, lengths_B = padded(LENGTHS)
     inputs_BTW.requires_grad_()

@@ -1,4 +1,4 @@
-"""The recogniser's encoder under torch.compile: as many graphs as stated for batches of all shapes, the same results."""
+"""The recogniser's encoder under torch.compile: the stated number of graphs for all batch shapes, and the same results."""
 
 import pytest
 import torch

@@ -264,7 +264,7 @@ def test_copies_remember_the_same(way: str, quantised: bool) -> None:
 
 
 @pytest.mark.parametrize("key", ["A", "B"])
-def test_a_memory_computes_with_the_matrices_of_its_checkpoint_where_only_one_is_another(key: str) -> None:
+def test_a_memory_uses_the_matrices_of_its_checkpoint_even_if_only_one_differs(key: str) -> None:
     memory, u_BTC = LinearMemory(16, 30.0), signal(2, 100, 1)
     exact_BTCM = memory(u_BTC)
     state = memory.state_dict() | {key: 0.5 * memory.state_dict()[key]}

@@ -1,4 +1,4 @@
-"""GRU and LSTM layers, alone and in two directions, against torch.nn and against themselves."""
+"""GRU and LSTM layers in one and two directions, against torch.nn and their step-by-step form."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A language model that is not whole is one sentence before KenLM sees it, which would end the process."""
+"""An incomplete language model is refused in one sentence before KenLM, which would end the process, reads it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def file_of(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_a_whole_model_gives_its_words(tmp_path: Path) -> None:
+def test_a_complete_model_yields_its_words(tmp_path: Path) -> None:
     assert read_words(file_of(tmp_path, WHOLE)) == ["<unk>", "<s>", "</s>", "ab", "b"]
     assert read_words(file_of(tmp_path, "\n\n" + WHOLE.replace("\n", "\r\n"))) == ["<unk>", "<s>", "</s>", "ab", "b"]
     assert read_words(file_of(tmp_path, WHOLE.replace("ab", "a\u3000b")))[3] == "a\u3000b"
@@ -90,7 +90,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_model_is_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_a_broken_model_is_reported_in_one_sentence(tmp_path: Path, kind: str) -> None:
     content, message = BROKEN[kind]
     path = file_of(tmp_path, content)
     with pytest.raises(ValueError, match=message) as caught:

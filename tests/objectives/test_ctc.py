@@ -1,4 +1,4 @@
-"""CTC against the enumeration of all paths, its lengths, its normalisation, evaluation and the blank's first bias."""
+"""CTC against the enumeration of all paths; its lengths, normalisation, evaluation and initial blank bias."""
 
 import copy
 import itertools

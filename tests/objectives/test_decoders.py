@@ -251,12 +251,12 @@ def test_a_narrow_beam_judges_a_prefix_by_the_best_word_that_it_may_become(tmp_p
         ({"beam": 1, "lm": __file__}, "not a language model in ARPA text"),
     ],
 )
-def test_what_the_beam_cannot_do_is_said_before_any_work(arguments, message):
+def test_what_the_beam_cannot_do_is_reported_before_any_work(arguments, message):
     with pytest.raises(ValueError, match=message):
         Beam(**arguments)
 
 
-def test_a_language_model_must_hold_words_and_be_readable(tmp_path):
+def test_a_language_model_must_contain_words_and_be_readable(tmp_path):
     with pytest.raises(ValueError, match="is a language model of characters"):
         Beam(beam=1, lm=file_of(tmp_path, CHARACTERS_ARPA), word_score=1.0)
     with pytest.raises(ValueError, match="no word of letters a to z"):
@@ -269,7 +269,7 @@ def test_a_language_model_must_hold_words_and_be_readable(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_lexicon_that_is_no_text_is_one_sentence(tmp_path):
+def test_a_lexicon_that_is_not_text_is_reported_in_one_sentence(tmp_path):
     words = tmp_path / "words.txt"
     words.write_bytes(b"\xff\xfe")
     with pytest.raises(
@@ -280,7 +280,7 @@ def test_a_lexicon_that_is_no_text_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("words", [False, True])
-def test_scores_that_are_not_finite_are_one_sentence_and_padding_does_not_matter(tmp_path, value, words):
+def test_scores_that_are_not_finite_are_reported_in_one_sentence_and_padding_does_not_matter(tmp_path, value, words):
     beam = Beam(beam=5, lm=file_of(tmp_path, WORDS_ARPA) if words else None)
     logits_BTV, lengths_B = torch.zeros(2, 3, 4), torch.tensor([3, 2])
     logits_BTV[1, 2, 3] = value

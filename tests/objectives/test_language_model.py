@@ -151,6 +151,6 @@ def test_the_order_of_sentences_does_not_matter_and_empty_ones_do_not_count():
         (["a <s> b"], 2, "contains <s>, which is not a word"),
     ],
 )
-def test_what_gives_no_model_is_one_sentence(sentences, order, message):
+def test_what_gives_no_model_is_reported_in_one_sentence(sentences, order, message):
     with pytest.raises(ValueError, match=message):
         estimate(sentences, order)

@@ -68,7 +68,7 @@ def test_edits_are_the_least_and_the_lines_show_them_all(corpus):
     assert sum(counted) == errors.words.total
 
 
-def test_where_the_errors_are():
+def test_errors_are_listed_by_kind_and_word():
     ids = ["good", "bad", "worse", "short"]
     references = ["one two", "five nine six", "five five two six", "one"]
     hypotheses = ["one two", "five five six", "nine two six six", "one oh"]
@@ -91,7 +91,7 @@ def test_a_table_of_confusions_starts_with_the_most_frequent():
 
 
 @pytest.mark.parametrize(("spoken", "heard", "marks"), [("a long word", "a word", "  D        "), ("ab", "cd", "S ")])
-def test_marks_stand_under_the_words(spoken, heard, marks):
+def test_marks_are_under_the_words(spoken, heard, marks):
     assert find_errors(["x"], [spoken], [heard]).worst[0].marks == marks
 
 
@@ -103,7 +103,7 @@ def test_edits_of_words_add_up_to_those_of_the_utterance(hypothesis: str, charac
     assert (sum(edits), sum(sizes)) == (whole.total, whole.reference)
 
 
-def test_an_edit_is_laid_to_its_word() -> None:
+def test_each_edit_is_counted_for_its_word() -> None:
     assert edits_of_words("one two six", "one too six", characters=False) == ([0, 1, 0], [1, 1, 1])
     assert edits_of_words("one two six", "one to sixth", characters=True) == ([0, 1, 2], [4, 4, 3])
     assert edits_of_words("one two", "nine one two ten", characters=False) == ([1, 1], [1, 1])

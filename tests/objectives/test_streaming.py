@@ -1,4 +1,4 @@
-"""Words one by one against the decoder and the network over the whole utterance."""
+"""Streamed words equal those of the network and decoder over the whole utterance."""
 
 import torch
 from hypothesis import given

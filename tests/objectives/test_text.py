@@ -1,4 +1,4 @@
-"""The characters, and GigaSpeech's rules for text, on cases written by hand."""
+"""The alphabet, and GigaSpeech's rules for text, on cases written by hand."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def test_there_are_29_symbols_and_the_blank_is_the_first():
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz '"))
-def test_text_survives_the_way_to_ids_and_back(text):
+def test_text_to_ids_and_back_is_the_identity(text):
     assert BLANK not in to_ids(text)
     assert to_text(to_ids(text)) == text
 
@@ -33,7 +33,7 @@ def test_unknown_characters_are_named(text, named):
     assert str(caught.value).startswith(named)
 
 
-def test_words_stand_one_space_apart():
+def test_words_are_separated_by_one_space():
     assert normalise_spaces("  one   two ") == "one two"
     assert normalise_spaces(" ") == ""
 
@@ -62,7 +62,7 @@ def test_scoring_text(text, scored):
     "raw",
     ["STATE-OF-THE-ART <COMMA> UH IT'S <PERIOD>", "A <UNK> B <QUESTIONMARK>", "UM <EXCLAMATIONPOINT>", "HA-HA  YES"],
 )
-def test_a_reference_that_was_brought_to_characters_is_scored_as_the_raw_one(raw):
+def test_a_normalised_reference_scores_like_the_raw_one(raw):
     """Evaluation hands over characters alone; `CutTable.text` leaves `<UNK>` out, which no character stands for."""
     text = " ".join(word for word in training_text(raw).split() if word != "<unk>")
     assert scoring_text(to_text(to_ids(text))) == scoring_text(raw)

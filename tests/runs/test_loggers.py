@@ -162,7 +162,7 @@ def test_weights_and_biases_sees_a_failed_run(tmp_path, wandb, results):
         ("wandb", {"wandb": "mine"}, r"trainer.wandb=mine needs .*speech_exp\[wandb\]"),
     ],
 )
-def test_a_missing_package_is_one_sentence_before_any_work(tmp_path, monkeypatch, module, asked, expected):
+def test_a_missing_package_is_reported_in_one_sentence_before_any_work(tmp_path, monkeypatch, module, asked, expected):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=expected):
         loggers(tmp_path, **asked)
@@ -200,7 +200,7 @@ def test_mlflow_itself_contains_a_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
+def test_a_missing_server_is_reported_in_one_sentence(tmp_path):
     package("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Every wrong results.json is refused with the key, what came and what was expected."""
+"""Every invalid results.json is refused with the key, its value and the expected one."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_one_wrong_key_is_named(results: dict[str, Any], change: Change, text: s
     assert ";" not in str(error.value)  # nothing else is blamed
 
 
-def test_all_problems_come_at_once(results: dict[str, Any]) -> None:
+def test_all_problems_are_reported_at_once(results: dict[str, Any]) -> None:
     del results["model"], results["seconds"]
     with pytest.raises(ValueError, match=r"model is missing.*; seconds is missing"):
         validate_results(results)

@@ -1,4 +1,4 @@
-"""Figures of a run show the run: its sizes, its phases, and where its task's constraint acts."""
+"""Figures of a run show its sizes, its phases, and where its constraint acts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_flowchart_marks_the_parts_that_the_constraint_acts_on(
     assert constraint == Constraint("Task B1", ["at most 36,864 bytes a layer"])
 
 
-def test_flowchart_of_a_task_without_constraint_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flowchart_of_task_a_states_no_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     _, constraint = chart(monkeypatch, task="A", constraint=[], constrained=())
     assert constraint == Constraint("Task A", ["no constraint"])
 

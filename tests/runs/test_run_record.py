@@ -1,4 +1,4 @@
-"""The record tells how a run ended, keeps rows as they come, and never leaves a part of a file."""
+"""The record states how a run ended, keeps each row as it arrives, and never leaves a partial file."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_nan_is_refused_and_the_old_file_stays(tmp_path: Path, results: dict[str
     assert (tmp_path / "results.json").read_bytes() == before
 
 
-def test_why_a_run_failed_is_told_without_the_password_of_a_server(tmp_path: Path) -> None:
+def test_why_a_run_failed_is_reported_without_the_password_of_a_server(tmp_path: Path) -> None:
     record = RunRecord(tmp_path)
     with pytest.raises(OSError, match="open"), record.start(**START):
         raise OSError("no answer from http://me:open-sesame@host/api")

@@ -1,4 +1,4 @@
-"""A real SLURM cluster of one node, started for the tests of this folder and stopped after them."""
+"""Start a real SLURM cluster of one node for the tests of this folder, and stop it afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the jobs of these tests run."""
+"""The work of the jobs in these tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""launcher=slurm on a real cluster of one node: what becomes of the jobs, and what the submitter says and returns."""
+"""launcher=slurm on a real cluster of one node: states of the jobs, output and exit status of the submitting command."""
 
 import json
 import re
@@ -77,7 +77,7 @@ def test_a_failing_run_is_named_with_its_trace_and_the_others_end_well(start, cl
     assert "2 runs in " in (tmp_path / "sweep" / "comparison.md").read_text()
 
 
-def test_a_cancelled_job_is_told_from_the_others(start, cluster, tmp_path):
+def test_a_cancelled_job_is_distinguished_from_the_others(start, cluster, tmp_path):
     process = start("-m", "trainer.epochs=1,100000", "slurm.array_parallelism=2")
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("sweep/trainer.epochs=100000,*/history.csv")):
@@ -103,7 +103,7 @@ def test_a_cancelled_job_is_told_from_the_others(start, cluster, tmp_path):
         ("slurm.gpus_per_node=3", "Requested node configuration is not available"),
     ],
 )
-def test_what_the_cluster_has_not_is_one_error_at_once(start, cluster, tmp_path, option, expected):
+def test_what_the_cluster_has_not_is_reported_in_one_error_at_once(start, cluster, tmp_path, option, expected):
     status, _, err = finish(start(option))
     assert status == 1
     assert re.search(rf"error: SLURM took no job \(.*{expected}\): change the keys under slurm", err), err
@@ -177,7 +177,7 @@ def test_a_disturbed_job_resumes_to_the_numbers_of_an_undisturbed_one(start, clu
     check_equal(disturbed, whole(cluster, tmp_path / "whole", *long))
 
 
-def test_a_job_whose_time_is_over_resumes_in_another(start, cluster, tmp_path):
+def test_a_job_that_times_out_resumes_in_another(start, cluster, tmp_path):
     """SLURM itself signals: 30 s before the end of the minute that the job asked for."""
     long = ("trainer.epochs=1000", "seed=4")
     process = start(*long, "slurm.time_min=1", "slurm.signal_delay_s=30", "slurm.max_num_timeout=20")

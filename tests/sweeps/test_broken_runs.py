@@ -1,4 +1,4 @@
-"""Run folders of strangers: each broken file is a line of its run, and neither comparison nor status ends or hangs."""
+"""Untrusted run folders: each broken file is one line of its run; neither comparison nor status fails or hangs."""
 
 import json
 import os

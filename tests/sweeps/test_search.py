@@ -1,4 +1,4 @@
-"""Searches go on with their stored study: nothing is lost, nothing is done twice, nothing incomparable is mixed."""
+"""Searches resume from their stored study: no trial is lost, repeated, or mixed with incomparable ones."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def ask(to: Study, **typed: str):
     return trial
 
 
-def test_interrupted_trials_come_next_with_their_values(tmp_path):
+def test_interrupted_trials_are_run_next_with_their_values(tmp_path):
     study = opened(tmp_path)
     study.tell(ask(study), 0.5)
     interrupted = [ask(study).params for _ in range(2)]
@@ -58,7 +58,7 @@ def test_trials_of_other_settings_are_refused_with_what_differs(tmp_path):
         check_settings(study, {"dataset": "fsdd", "model": "lmu", "seed": "1"})
 
 
-def test_a_trial_tells_the_overrides_of_its_run(tmp_path):
+def test_a_trial_records_the_overrides_of_its_run(tmp_path):
     study = opened(tmp_path)
     study.tell(trial := ask(study, dataset="fsdd"), 0.5)
     size = trial.params["model.hidden_size"]
@@ -88,7 +88,7 @@ def begin(folder: Path, *typed: str):
         (["dry_run=true"], "dry_run=true cannot be used with a search"),
     ],
 )
-def test_what_a_search_cannot_choose_by_is_one_sentence_and_leaves_nothing(tmp_path, typed, expected):
+def test_what_a_search_cannot_choose_by_is_reported_in_one_sentence_and_leaves_nothing(tmp_path, typed, expected):
     with pytest.raises(SystemExit, match=f"error: .*{expected}"):
         begin(tmp_path / "sweep", "experiment=search_lr", *typed)
     assert not (tmp_path / "sweep").exists()
@@ -126,7 +126,7 @@ def test_presets_vary_what_they_say_in_its_type(tmp_path, preset, space):
     assert list(fixed) == ["study"]
 
 
-def test_a_missing_extra_is_one_sentence(tmp_path, monkeypatch):
+def test_a_missing_extra_is_reported_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper", None)
     with pytest.raises(SystemExit, match=r"error: a search needs the extra sweep .*pip install 'speech_exp\[sweep\]'"):
         begin(tmp_path, "experiment=search_power_of_two")

@@ -1,4 +1,4 @@
-"""sweep.json against what Hydra really starts, and sweeps with failing jobs, in this process."""
+"""sweep.json against the jobs that Hydra starts, and sweeps with failing jobs."""
 
 import json
 import os
@@ -111,12 +111,12 @@ def test_two_jobs_with_one_folder_are_refused_before_any_work(multirun, tmp_path
 
 
 @pytest.mark.parametrize(("typed", "error"), [("nokey=1,2", "nokey"), ("seed=interval(0,1)", "INTERVAL_SWEEP")])
-def test_a_sweep_that_cannot_be_composed_is_one_sentence(multirun, typed, error):
+def test_a_sweep_that_cannot_be_composed_is_reported_in_one_sentence(multirun, typed, error):
     with pytest.raises(SystemExit, match=f"error: .*{error}"):
         multirun(lambda _: pytest.fail("started"), typed)
 
 
-def test_a_failed_run_that_is_no_sweep_still_raises(tmp_path):
+def test_a_failed_run_that_is_not_a_sweep_still_raises(tmp_path):
     def fail(config):
         raise ValueError("alone")
 
@@ -136,7 +136,7 @@ def test_a_record_reads_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
 
 
-def test_an_outcome_tells_the_cause_and_its_last_lines(tmp_path):
+def test_an_outcome_contains_the_cause_and_its_last_lines(tmp_path):
     try:
         try:
             {}["k"]
@@ -161,7 +161,7 @@ def test_an_outcome_tells_the_cause_and_its_last_lines(tmp_path):
         ("python run.py -m", "python run.py -m hydra.sweep.dir=S resume=true"),
     ],
 )
-def test_the_command_that_goes_on(typed, expected):
+def test_the_command_that_resumes(typed, expected):
     assert rerun_command(shlex.split(typed), Path("S")) == expected
 
 

@@ -1,4 +1,4 @@
-"""What each approach does to the weights in phase two, driven as the task drives it, with real optimizers."""
+"""The effect of each approach on the weights in phase two, with real optimizers."""
 
 import copy
 import math
@@ -101,14 +101,14 @@ def test_every_approach_ends_on_its_grid_exactly_and_trains_before(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_an_approach_begins_anew_and_repeats_itself_bit_for_bit(path):
+def test_an_approach_restarted_repeats_itself_bit_for_bit(path):
     approach = load(path)
     first, second = phase_two(approach), phase_two(approach)
     assert all(same_bits(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_weights_off_the_grid_by_one_ulp_are_told(path):
+def test_weights_off_the_grid_by_one_ulp_are_reported(path):
     approach = load(path)
     weight = approach.project(torch.randn(6, 5, generator=torch.Generator().manual_seed(2)), GRID)
     assert approach.on_grid(weight, GRID).all()

@@ -1,4 +1,4 @@
-"""Task B1: the largest hidden size within the budget, by hand calculation, and nothing above it."""
+"""Task B1 picks the largest hidden size within the budget, as calculated by hand."""
 
 import pytest
 from hypothesis import given, settings
@@ -89,7 +89,7 @@ def test_an_lmu_without_sizes_keeps_its_proportions_at_every_budget(width, theta
     }
 
 
-def test_the_message_tells_the_rule_of_sizes_that_follow_and_not_of_those_that_were_typed():
+def test_the_message_explains_derived_sizes_but_not_typed_ones():
     sizing = Budget(2_304).sizing
     by_rule = sizing.choose(lambda hidden: [LMU(20, hidden, order=None, theta=16, memory_channels=None)], None)
     assert by_rule.reason.startswith(
@@ -99,7 +99,7 @@ def test_the_message_tells_the_rule_of_sizes_that_follow_and_not_of_those_that_w
     assert typed.reason.startswith("hidden size 7, 4 memory channels, order 8: the largest")
 
 
-def test_what_the_user_asks_for_is_kept_if_it_fits_and_refused_if_not():
+def test_a_requested_size_is_kept_if_it_fits_and_refused_if_not():
     task = Budget(36_864)
     assert task.sizing.choose(layers("gru", 20), 45).hidden_size == 45
     assert task.sizing.choose(layers("gru", 20), 7).reason.startswith("hidden size 7 as asked for")

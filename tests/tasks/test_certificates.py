@@ -1,4 +1,4 @@
-"""A certificate holds for the model that the config describes, and for no other with numbers of the right kind."""
+"""A certificate accepts only the model that the config describes, even if another has values on the same grid."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_what_is_exempt_follows_from_the_scope(model, scope):
         assert {"output.weight", "output.bias", "encoder.front.convolution.weight"} <= exempt.keys()
 
 
-def test_a_float_output_layer_is_no_exemption_of_scope_all():
+def test_a_float_output_layer_is_not_an_exemption_of_scope_all():
     constraint, built = task(), network("gru")
     deployed = constraint.deployment.project(built)
     deployed.output = Scaled(deployed.output)

@@ -1,4 +1,4 @@
-"""The distillation loss by hand, and who gets gradients."""
+"""The distillation loss by hand, and which networks get gradients."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Dynamic INT8 beside the float network: close to it, smaller, and the network itself untouched."""
+"""Dynamic INT8 is close to the float network and smaller, and leaves that network unchanged."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Projections against an exhaustive search in exact fractions, and membership tests against the sets themselves."""
+"""Projections equal an exhaustive search in exact fractions; membership tests equal the sets."""
 
 import itertools
 from fractions import Fraction
@@ -299,7 +299,7 @@ def test_membership_rejects_a_level_moved_by_one_ulp(name, grid):
 
 
 @pytest.mark.parametrize("member", MEMBERSHIP.values())
-def test_nan_and_infinity_are_no_members(member):
+def test_nan_and_infinity_are_not_members(member):
     assert member(torch.tensor([[value] for value in [*NOT_FINITE, 1.0]]), DEFAULT).flatten().tolist() == [
         False
     ] * 3 + [True]

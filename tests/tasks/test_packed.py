@@ -1,4 +1,4 @@
-"""Packed models: reading back gives the same model bit for bit, sizes are what they must be, damage is one sentence."""
+"""Packed models: reading restores the same model bit for bit, sizes are exact, damage is reported in one sentence."""
 
 import struct
 import zlib
@@ -60,7 +60,7 @@ def again(coding, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.lists(st.integers(0, 2**12 - 1), max_size=40)), min_size=1, max_size=4)
 )
-def test_words_come_back_and_take_their_bits(fields):
+def test_words_survive_packing_and_take_their_bits(fields):
     given_fields = [(np.array(words, np.int64) % 2**width, width) for width, words in fields]
     packed = pack_words(*given_fields)
     assert len(packed) == -(-sum(width * len(words) for words, width in given_fields) // 8)
@@ -68,14 +68,14 @@ def test_words_come_back_and_take_their_bits(fields):
     assert [one.tolist() for one in found] == [words.tolist() for words, _ in given_fields]
 
 
-def test_words_lie_from_the_lowest_bit_on():
+def test_words_are_packed_from_the_lowest_bit():
     assert pack_words((np.array([1, 2, 7]), 3), (np.array([1]), 1)) == bytes([0b11010001, 0b00000011])
     assert [word_bits(count) for count in (0, 1, 2, 3, 4, 5, 256, 257)] == [0, 0, 1, 2, 2, 3, 8, 9]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), SHAPES, st.sampled_from(["power", "apot2", "rows"]))
-def test_every_code_gives_its_weights_again(data, shapes, kind):
+def test_every_code_restores_its_weights(data, shapes, kind):
     coding, project = {
         "power": (PowerCode(), nearest_power),
         "apot2": (Apot2Code(), apot2),
@@ -106,7 +106,7 @@ def test_what_is_not_on_the_grid_is_not_packed():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-4, 4, width=32), min_size=9, max_size=9), st.integers(-20, 3))
-def test_int16_matrices_come_back(values, exponent):
+def test_int16_matrices_survive_packing(values, exponent):
     matrix = stored(torch.tensor(values).view(3, 3) * 2.0**exponent, "int16", GRID)
     assert same_bits(again(Int16Code(), [matrix])[0], matrix)
     assert len(Int16Code().pack([matrix, matrix[0]])) == 2 * (9 + 3) + 2
@@ -146,7 +146,7 @@ def assert_same_model(deployment: Deployment, deployed: Network, blank: Network,
 
 @pytest.mark.parametrize("deployment", [Unconstrained().deployment, Budget(10**6).deployment], ids=["A", "B1"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_float_model_comes_back(tmp_path, model, deployment):
+def test_a_float_model_survives_packing(tmp_path, model, deployment):
     deployed = two_layers(model, 0)
     assert_same_model(deployment, deployed, two_layers(model, 1), tmp_path / "packed")
     found = deployment.stored(deployed)
@@ -157,7 +157,7 @@ def test_a_float_model_comes_back(tmp_path, model, deployment):
 @pytest.mark.parametrize("memory_matrices", ["int16", "apot2"])
 @pytest.mark.parametrize("scope", [None, "all", "rnn_only", "recurrent_matrices"])
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_powers_of_two_come_back(tmp_path, approach, scope, memory_matrices):
+def test_powers_of_two_survive_packing(tmp_path, approach, scope, memory_matrices):
     if APPROACHES[approach]().scope is not None and scope not in (None, APPROACHES[approach]().scope):
         return
     for model in ("gru", "lmu") if memory_matrices == "int16" else ("lmu",):
@@ -168,7 +168,7 @@ def test_powers_of_two_come_back(tmp_path, approach, scope, memory_matrices):
         assert deployment.stored(deployed).packed_bytes < deployment.stored(deployed).model_bytes
 
 
-def test_weights_that_are_all_zero_come_back(tmp_path):
+def test_all_zero_weights_survive_packing(tmp_path):
     deployment = power_of_two("row_shared", "all")
     deployed = two_layers("gru", 0)
     with torch.no_grad():
@@ -197,7 +197,7 @@ def refusal(deployment: Deployment, blank: Network, path: Path, content: bytes) 
     return str(caught.value).rpartition("config: ")[2]
 
 
-def test_a_truncated_or_longer_file_is_one_sentence(tmp_path, whole):
+def test_a_truncated_or_longer_file_is_reported_in_one_sentence(tmp_path, whole):
     deployment, blank, content = whole
     for length in range(0, len(content), 7):
         assert "too short" in refusal(deployment, blank, tmp_path / "cut", content[:length])
@@ -205,7 +205,7 @@ def test_a_truncated_or_longer_file_is_one_sentence(tmp_path, whole):
     assert "more than such a model can have" in refusal(deployment, blank, tmp_path / "long", content + bytes(2**22))
 
 
-def test_every_flipped_bit_is_one_sentence(tmp_path, whole):
+def test_every_flipped_bit_is_reported_in_one_sentence(tmp_path, whole):
     deployment, blank, content = whole
     for byte in [*range(HEADER.size), *range(HEADER.size, len(content), 11)]:
         changed = bytearray(content)
@@ -217,7 +217,7 @@ def sealed(body: bytes) -> bytes:
     return HEADER.pack(b"SXP1", len(body), zlib.crc32(body)) + body
 
 
-def test_other_files_are_one_sentence(tmp_path, whole):
+def test_other_files_are_reported_in_one_sentence(tmp_path, whole):
     deployment, blank, content = whole
     assert "does not begin with SXP1" in refusal(deployment, blank, tmp_path / "other", b"PK" + content[2:])
     assert "too short" in refusal(deployment, blank, tmp_path / "of_another_config", sealed(content[HEADER.size : -1]))
@@ -249,7 +249,7 @@ def test_any_bytes_with_a_right_checksum_are_a_model_or_one_sentence(tmp_path_fa
     assert "\n" not in refused and all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 
-def test_a_source_gives_no_more_than_it_has():
+def test_a_source_yields_no_more_than_it_has():
     with pytest.raises(ValueError, match="it is 1 bytes too short"):
         Plain().unpack(Source(bytes(7)), [torch.zeros(2)])
     with pytest.raises(ValueError, match="too short"):

@@ -1,4 +1,4 @@
-"""Task C in the trainer: what is validated, chosen and deployed is on the grid, for every approach and model."""
+"""Task C in the trainer: the validated, selected and deployed weights are on the grid, for every approach and model."""
 
 import copy
 
@@ -226,7 +226,7 @@ def test_state_matrices_of_two_powers_are_refused_where_they_are_unstable():
         coarse.deployment.project(net)
 
 
-def test_the_network_that_is_validated_is_no_alias_of_the_one_that_trains(tmp_path):
+def test_the_network_that_is_validated_is_not_an_alias_of_the_one_that_trains(tmp_path):
     net = network("gru")
     hooks = task("snap_epoch", start_epoch=1).phases(2)[0].start(net, parts()["train"], 0)
     before = copy.deepcopy(net.state_dict())

@@ -1,4 +1,4 @@
-"""The LMU's A and B as a constrained device stores them."""
+"""The LMU's matrices A and B in the formats of a constrained device."""
 
 import pytest
 import torch

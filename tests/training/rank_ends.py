@@ -1,4 +1,4 @@
-"""One rank that fails or stalls beside others, started by test_ranks.py; apart from rank_worker.py as it imports little.
+"""One rank that fails or stalls, started by test_ranks.py. It is separate from rank_worker.py to import little.
 
 Usage: python rank_ends.py fail | stall [SECONDS]
 """

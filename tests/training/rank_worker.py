@@ -1,4 +1,4 @@
-"""One rank of short trainings in float64, started by test_ranks.py; rank 0 saves what came of each.
+"""One rank of short training runs in float64, started by test_ranks.py; rank 0 saves their results.
 
 Usage: python rank_worker.py CASE,CASE,... FOLDER [STEP at which the last rank gets a signal]
 """

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and nothing in them is executed."""
+"""Checkpoints are complete or absent, and nothing in them is executed."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ def deployable(**changes):
     return content | {"class_names": ["a"], "data_fingerprint": "0"} | changes
 
 
-def test_a_saved_checkpoint_comes_back(tmp_path):
+def test_a_saved_checkpoint_loads_unchanged(tmp_path):
     path = tmp_path / "new" / "best.pt"
     content = deployable(config={"a": [1, "b", None], "b": {}})
     checkpoint.save_deployable(content, path)

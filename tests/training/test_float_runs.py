@@ -1,4 +1,4 @@
-"""Only a finished float run of the same data and topology may be started from or learned from."""
+"""Only a finished float run on the same data, with the same topology, may be a starting point or a teacher."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Columns of the history that tell of the device; the GPU is a stand-in with torch.cuda's functions."""
+"""History columns about the device. A stub with torch.cuda's functions replaces the GPU."""
 
 import gc
 import math
@@ -69,7 +69,7 @@ def test_utilisation_is_the_mean_of_the_samples_since_the_last_call(monkeypatch)
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("nvidia-ml-py"), RuntimeError("no driver")])
-def test_without_a_driver_to_ask_the_column_is_left_out(monkeypatch, error):
+def test_without_a_driver_the_column_is_left_out(monkeypatch, error):
     gpu = FakeGpu(monkeypatch, [error])
     threads = threading.active_count()
     assert DeviceMonitor(GPU).epoch_values() == {"gpu_memory_gb": 0.0}

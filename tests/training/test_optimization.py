@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and steps whose parts are computed one after the other."""
+"""Learning-rate schedules and gradient accumulation."""
 
 import copy
 from contextlib import nullcontext

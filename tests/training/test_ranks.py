@@ -1,4 +1,4 @@
-"""Several processes train as one would: the same gradients, weights and metrics, in real processes that talk by gloo."""
+"""Several ranks train like one: the same gradients, weights and metrics, in real processes over gloo."""
 
 import os
 import re
@@ -133,7 +133,7 @@ def test_an_error_of_one_rank_is_shown_once_and_ends_all(world_size):
     assert re.search(r"Root Cause.*\n.*\n.*\n.*\n  rank      : 1 ", ended.stderr), ended.stderr
 
 
-def test_only_an_error_of_the_exchange_is_taken_for_the_end_of_another_rank():
+def test_only_an_error_of_the_all_reduce_counts_as_the_end_of_another_rank():
     with pytest.raises(ValueError, match=r"another process that trains with this one is gone"), ranks.exchange():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:544] Connection closed by peer")
     with pytest.raises(RuntimeError, match=r"out of memory"), ranks.exchange():
@@ -150,7 +150,7 @@ def test_a_stalled_step_is_reported_with_the_stack_of_each_rank():
 
 
 @pytest.mark.slow
-def test_the_loss_of_rank_0_is_one_sentence_though_it_held_what_the_ranks_share():
+def test_the_end_of_rank_0_is_reported_in_one_sentence_although_it_hosts_the_store():
     processes = start(2, ENDS, "stall")
     assert processes[1].stdout.readline() == "all have met\n"
     processes[0].kill()

@@ -1,4 +1,4 @@
-"""Training that is interrupted after any batch or epoch and resumed ends bit for bit as one that was never interrupted."""
+"""Training that is interrupted after any batch or epoch and resumed equals undisturbed training, bit for bit."""
 
 import itertools
 import os
@@ -102,7 +102,7 @@ def check_equal(one, other):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_fit_broken_off_anywhere_ends_as_one_that_was_not(tmp_path, name):
+def test_a_fit_interrupted_anywhere_ends_as_one_that_was_not(tmp_path, name):
     """Four to six epochs of five batches: a state after each batch and each epoch; some of all moments are tried."""
     make_task = TASKS[name]
     whole = KillingFiles(tmp_path / "whole", None)
@@ -116,7 +116,7 @@ def test_a_fit_broken_off_anywhere_ends_as_one_that_was_not(tmp_path, name):
 
 
 @pytest.mark.parametrize("last", range(1, 8))
-def test_epochs_of_a_few_batches_are_broken_off_after_any_of_them(tmp_path, last):
+def test_epochs_of_a_few_batches_are_interrupted_after_any_of_them(tmp_path, last):
     """Three of the five batches: after the third nothing is left of the epoch but its validation."""
     expected = fit(KillingFiles(tmp_path / "whole", None), Unconstrained, epoch_batches=3)
     with pytest.raises(KilledError):
@@ -124,7 +124,7 @@ def test_epochs_of_a_few_batches_are_broken_off_after_any_of_them(tmp_path, last
     check_equal(expected, fit(KillingFiles(tmp_path / "b", tmp_path / "b"), Unconstrained, epoch_batches=3))
 
 
-def test_a_fit_may_be_broken_off_again_and_again(tmp_path):
+def test_a_fit_may_be_interrupted_again_and_again(tmp_path):
     expected = fit(KillingFiles(tmp_path / "whole", None), TASKS["inq"], model="lmu")
     for attempt in itertools.count():
         try:
@@ -171,7 +171,7 @@ def same(one, other):
     return type(one) is type(other) and repr(one) == repr(other)
 
 
-def test_no_flipped_bit_of_a_state_is_taken_up(tmp_path):
+def test_a_state_with_a_flipped_bit_is_never_used(tmp_path):
     """The bits that zip and pickle do not need may be any; a state that is taken up is what was saved."""
     fit(KillingFiles(tmp_path, None), Unconstrained, epochs=1, checkpoint_every_s=None)
     (path,) = states(tmp_path)
@@ -188,7 +188,7 @@ def test_no_flipped_bit_of_a_state_is_taken_up(tmp_path):
     assert refused > 150
 
 
-def test_a_damaged_state_is_named_and_the_one_before_it_taken(tmp_path, capsys):
+def test_a_damaged_state_is_named_and_the_one_before_it_is_used(tmp_path, capsys):
     expected = fit(StateFiles(tmp_path / "whole", 2, {}, None), Unconstrained)
     files = KillingFiles(tmp_path / "b", None, last=13)
     files.keep = 2
@@ -237,7 +237,7 @@ def test_a_state_of_another_run_is_refused_with_the_keys_that_differ(tmp_path):
         ({"dirty": True}, "was saved by commit aaaaaaaaaa, and this is commit aaaaaaaaaa with changes: "),
     ],
 )
-def test_other_threads_or_code_are_told_and_every_process_is_listed(tmp_path, capsys, change, warning):
+def test_other_threads_or_code_are_reported_and_every_process_is_listed(tmp_path, capsys, change, warning):
     first = {"threads": 1, "commit": "a" * 40, "dirty": False}
     StateFiles(tmp_path, 1, {}, None, first).save({"state": {}}, 1, 0)
     second = StateFiles(tmp_path, 1, {}, tmp_path, first | change)

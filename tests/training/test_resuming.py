@@ -1,4 +1,4 @@
-"""Whether a command starts a run, goes on with it, or leaves it alone."""
+"""Whether a command starts a run, resumes it, or leaves it unchanged."""
 
 import json
 import multiprocessing
@@ -28,7 +28,7 @@ def test_an_empty_folder_is_a_start(tmp_path, resume):
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "finished"])
-def test_a_run_that_was_begun_goes_on(tmp_path, status):
+def test_a_started_run_resumes(tmp_path, status):
     folder = run_folder(tmp_path / "run", status)
     for resume in (None, True):
         assert plan(folder, resume, "abc") == Plan(start=folder / "checkpoints")
@@ -47,7 +47,7 @@ def test_a_finished_run_is_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize("state", [True, False])
-def test_a_run_of_another_config_is_replaced_by_resume_false_alone_which_says_so(tmp_path, state):
+def test_only_resume_false_replaces_a_run_of_another_config_and_reports_it(tmp_path, state):
     folder = run_folder(tmp_path / "run", "finished", config_hash="other", state=state, results=True)
     other = run_folder(tmp_path / "other", "failed")
     ways_out = r"set hydra.run.dir to another folder, repeat its command, or replace it with resume=false"
@@ -78,7 +78,7 @@ def test_results_beside_a_damaged_record_are_not_replaced(tmp_path):
             plan(folder, resume, "abc")
 
 
-def test_a_run_goes_on_elsewhere(tmp_path):
+def test_a_run_resumes_elsewhere(tmp_path):
     folder = run_folder(tmp_path / "run", "failed")
     assert plan(tmp_path / "new", str(folder), "abc") == Plan(start=folder / "checkpoints")
     with pytest.raises(ValueError, match=r"resume=.*nothing contains no training state"):
@@ -86,7 +86,7 @@ def test_a_run_goes_on_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
-def test_a_job_that_is_put_into_the_queue_again_goes_on_from_its_own_states(tmp_path, status):
+def test_a_requeued_job_resumes_from_its_own_states(tmp_path, status):
     """It repeats its command, resume=FOLDER with it, but has come further than that folder."""
     other, own = run_folder(tmp_path / "other", "failed"), run_folder(tmp_path / "own", status)
     assert plan(own, str(other), "abc") == Plan(start=own / "checkpoints")
@@ -106,7 +106,7 @@ def _hold(folder, begun, end):
         end.wait(20)
 
 
-def test_a_second_process_is_kept_out_and_let_in_when_the_first_is_killed(tmp_path):
+def test_a_lock_excludes_a_second_process_until_the_first_is_killed(tmp_path):
     context = multiprocessing.get_context("spawn")
     begun, end = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(tmp_path, begun, end))

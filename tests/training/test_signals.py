@@ -1,4 +1,4 @@
-"""A signal that asks a fit to end acts once the state is saved, whatever the fit was doing when it came."""
+"""A signal ends training only after the state is saved, at whatever moment it arrives."""
 
 import os
 import signal

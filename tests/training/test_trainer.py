@@ -1,4 +1,4 @@
-"""The training loop on made-up utterances whose label can be learned in seconds."""
+"""The training loop on artificial utterances that can be learned in seconds."""
 
 import copy
 import math
@@ -292,7 +292,7 @@ def test_wrong_devices_and_precisions_are_refused():
         (0, [""], "cpu"),
     ],
 )
-def test_each_rank_has_a_gpu_of_its_own(monkeypatch, visible, others, expected):
+def test_each_rank_has_a_separate_gpu(monkeypatch, visible, others, expected):
     """This process is local rank 1."""
     monkeypatch.setenv("WORLD_SIZE", str(len(others) + 1))
     monkeypatch.setenv("LOCAL_RANK", "1")

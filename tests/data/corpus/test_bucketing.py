@@ -1,4 +1,4 @@
-"""Planned batches: each utterance once, whatever the sizes; the same order for the same seed; ranks share each batch."""
+"""Planned batches: each utterance once for any sizes; the same order for the same seed; ranks share each batch."""
 
 from itertools import pairwise
 
@@ -36,7 +36,7 @@ def test_an_epoch_holds_each_utterance_once_within_the_limit(lengths_U, size, wi
 
 @settings(max_examples=30, deadline=None)
 @given(LENGTHS, SIZES, st.integers(1, 4), st.integers(0, 2**62), st.data())
-def test_an_epoch_goes_on_from_any_batch(lengths_U, size, windows, seed, data):
+def test_an_epoch_resumes_from_any_batch(lengths_U, size, windows, seed, data):
     planned = plan(lengths_U, size, windows)
     whole = list(planned.epoch(seed))
     start = data.draw(st.integers(0, len(whole)))
@@ -90,7 +90,7 @@ def test_windows_follow_each_other():
     assert changes == 3
 
 
-def test_an_utterance_longer_than_a_batch_is_told():
+def test_an_utterance_longer_than_a_batch_is_reported():
     with pytest.raises(
         ValueError, match=r"batches of 50 frames, the longest utterance has 60: raise trainer\.batch_seconds"
     ):

@@ -1,4 +1,4 @@
-"""Batches that are read from disk: what a worker reads, what the device makes of it, and what training leaves out."""
+"""Batches read from disk: reading in workers, features on the device, and utterances that training leaves out."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -158,7 +158,7 @@ def test_no_pass_draws_from_the_generator_of_dropout(table, workers):
         assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_names_what_cannot_be_read_and_goes_on(table):
+def test_training_names_what_cannot_be_read_and_continues(table):
     part = utterances(table, read=partly_broken)
     for _ in range(2):
         assert flat(part.shuffled(BatchSize(1), torch.Generator())).keys() == {"u0", "u1", "u6", "u7"}
@@ -177,7 +177,7 @@ def test_more_bad_audio_than_the_stated_share_is_an_error(table, share, fails):
         list(part.shuffled(BatchSize(2), torch.Generator()))
 
 
-def test_what_training_leaves_out_by_rule_is_no_bad_audio(table):
+def test_what_training_leaves_out_by_rule_does_not_count_as_bad_audio(table):
     part = utterances(table, max_dropped_share=0.0, left_out={"too long": np.array([2])})
     part.refuse_too_many([Dropped("u2", "too long")])
     with pytest.raises(ValueError, match=r"^1 of 5 train utterances"):
@@ -214,7 +214,7 @@ def test_in_validation_it_is_an_error(table, workers):
         list(part.by_length(2))
 
 
-def test_stored_features_come_as_they_are(table):
+def test_stored_features_are_returned_unchanged(table):
     def features(number: int) -> np.ndarray:
         return EXTRACTOR(waveform(number))
 
@@ -263,7 +263,7 @@ def test_evaluation_leaves_out_garbage_alone_and_refuses_unknown_characters(tabl
     ("limits", "expected"),
     [((2.0, 1.0, None), "expected min_s < max_s"), ((1.0, 1.0, 5), "expected min_s < max_s")],
 )
-def test_wrong_limits_are_told(limits, expected):
+def test_wrong_limits_are_reported(limits, expected):
     with pytest.raises(ValueError, match=expected):
         Limits(*limits)
 

@@ -1,4 +1,4 @@
-"""A table says of each utterance what its manifest says; whoever reads it, and in whichever process."""
+"""A table agrees with its manifest about each utterance, in every process."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_lhotse_reads_the_manifest(tmp_path: Path) -> None:
     assert list(CutSet.from_jsonl_lazy(table.manifest)) == [table.cut(number) for number in range(len(table))]
 
 
-def test_the_columns(tmp_path: Path) -> None:
+def test_the_columns_of_a_table(tmp_path: Path) -> None:
     table = written(tmp_path, TEXTS)
     assert table.samples_U.tolist() == [round((1 + number / 100) * RATE_HZ) for number in range(7)]
     assert table.needed_U.tolist() == [12, 0, 8, 0, 1, 9, 9]
@@ -115,9 +115,7 @@ def test_a_pickled_table_maps_the_same_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(2, 5), [4, 2]])
-def test_a_table_of_chosen_rows_reads_its_own_lines_and_stays_small_in_a_pickle(
-    tmp_path: Path, rows: slice | list[int]
-) -> None:
+def test_a_table_of_selected_rows_reads_those_lines_and_pickles_small(tmp_path: Path, rows: slice | list[int]) -> None:
     table = written(tmp_path, TEXTS)
     part = CutTable(table.manifest, *(getattr(table, name)[rows] for name in COLUMNS))
     again = pickle.loads(pickle.dumps(part))

@@ -1,4 +1,4 @@
-"""Parts of a corpus: each computes on the device by a transform and statistics of its own; the extractor stays where it is."""
+"""Parts of a corpus: each has its transform and statistics on the device; the extractor stays on the CPU."""
 
 from itertools import combinations
 from pathlib import Path
@@ -45,7 +45,7 @@ def fitted(loaded_cuts):
     return normalizer, *prepared(loaded_cuts, normalizer, CPU)
 
 
-def test_each_part_has_a_transform_of_its_own(fitted):
+def test_each_part_has_a_separate_transform(fitted):
     _, extractor, parts = fitted
     transforms = [extractor.batch_transform, *(part.transform for part in parts.values())]
     assert len(transforms) == 4
@@ -68,7 +68,7 @@ def test_statistics_of_the_training_part_normalise_all_parts(fitted):
     torch.testing.assert_close(frames_NF.std(0), torch.ones(20), rtol=0, atol=1e-3)
 
 
-def test_a_recording_stands_for_the_speaker_that_the_release_does_not_name(loaded_cuts):
+def test_a_recording_counts_as_a_speaker_if_the_release_names_none(loaded_cuts):
     normalizer = Normalizer("global")
     normalizer.load({"mean_F": torch.zeros(20), "std_F": torch.ones(20)}, 20)
     extractor = LogMel(loaded_cuts.sample_rate_hz, 0.025, 0.01, 512, 20, 20.0, None, 1e-6)

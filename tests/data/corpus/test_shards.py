@@ -1,4 +1,4 @@
-"""Shards are made once, whoever is killed or waits meanwhile."""
+"""Shards are written once, even if processes are killed or wait."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(reader: RecordingReader, folder: Path) -> None:
 
 
 @needs_fork
-def test_a_killed_run_goes_on_with_the_shards_that_are_missing(loaded_cuts: CorpusTables, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_shards_that_are_missing(loaded_cuts: CorpusTables, tmp_path: Path) -> None:
     table, folder = loaded_cuts.tables["test"], tmp_path / "shar"
     slow = Slow(table, 16000, calls=tmp_path / "first", sleep_s=0.05)
     job = multiprocessing.get_context("fork").Process(target=write, args=(slow, folder))

@@ -1,4 +1,4 @@
-"""Stored features are the extracted ones within float16, computed once, and whole whenever they are seen."""
+"""Stored features equal the extracted ones within float16, are computed once, and are never partial."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Lost(Counted):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_outage_of_the_storage_is_no_bad_audio(counted: Counted, tmp_path: Path, workers: int) -> None:
+def test_an_outage_of_the_storage_does_not_count_as_bad_audio(counted: Counted, tmp_path: Path, workers: int) -> None:
     """A ValueError of this project's own code is shown as one sentence; of a worker, too."""
     lost = Lost(counted.table, counted.calls, bad=(9,))
     with pytest.raises(StorageError, match=r"^u9 cannot be read$") as caught:
@@ -165,7 +165,7 @@ def test_a_fault_of_the_code_leaves_nothing_half_written(counted: Counted, tmp_p
     assert names(tmp_path / "features") == ["000000.json", "000000.npy", "000001.json", "000001.npy"]
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(counted: Counted, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(counted: Counted, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
         ValueError, match=r"the features in .* cannot be written \(.*\): set dataset.prepared to a folder"
@@ -193,7 +193,7 @@ def test_changed_frames_are_never_used(counted: Counted, tmp_path: Path, number:
     "name", ["000001.npy", "000001.json", "frames_U.npy", "checks_U.npy", "starts_U.npy", "index.json"]
 )
 @pytest.mark.parametrize("cut", [True, False])
-def test_only_damaged_shards_are_computed_again_and_it_is_said(
+def test_only_damaged_shards_are_computed_again_and_it_is_reported(
     counted: Counted, tmp_path: Path, name: str, cut: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "features"
@@ -235,7 +235,7 @@ def runs(process: str) -> bool:
 
 @needs_fork
 @needs_proc
-def test_a_killed_run_goes_on_with_the_shards_that_are_missing(counted: Counted, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_shards_that_are_missing(counted: Counted, tmp_path: Path) -> None:
     folder = tmp_path / "features"
     slow = Counted(counted.table, counted.calls, sleep_s=0.2)
     job = multiprocessing.get_context("fork").Process(target=store_slowly, args=(slow, folder, 2))

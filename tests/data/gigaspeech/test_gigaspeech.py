@@ -1,4 +1,4 @@
-"""GigaSpeech in its release's layout: what is prepared of it, whatever the storage, and what is read from that."""
+"""GigaSpeech in its release's layout: preparing it and reading it back, for every storage."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_lhotse_reads_the_manifests(loaded_cuts: CorpusTables) -> None:
         np.testing.assert_allclose(cut.load_audio()[0], loaded_cuts.readers[part](0), atol=1e-3)
 
 
-def test_a_recording_at_another_rate_is_resampled_by_what_its_file_says(
+def test_a_recording_is_resampled_from_the_rate_in_its_file(
     small_release: Path, tmp_path: Path, gigaspeech: Make
 ) -> None:
     root = tmp_path / "fast"
@@ -188,7 +188,7 @@ def test_the_users_cache_folder_is_used_where_no_folder_is_given(
     assert folder.name.startswith("gigaspeech-mini-")
 
 
-def test_a_missing_release_is_one_sentence_with_the_remedies(
+def test_a_missing_release_is_reported_in_one_sentence_with_the_remedies(
     tmp_path: Path, gigaspeech: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_root, "user_cache", lambda: tmp_path)

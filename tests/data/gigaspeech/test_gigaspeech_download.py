@@ -1,4 +1,4 @@
-"""The download of a release from a server of this test: only what is verified and whole comes into place, and once."""
+"""Downloads of a release from a local server: only complete, verified files are put in place, once."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def contents(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_whole_release_comes_into_place_once(server: Server, small_release: Path, tmp_path: Path) -> None:
+def test_the_complete_release_is_put_in_place_once(server: Server, small_release: Path, tmp_path: Path) -> None:
     root = tmp_path / "release"
     fetch(root, PASSWORD, server.url, "xs")
     assert contents(root) == contents(small_release)
@@ -162,7 +162,7 @@ def test_a_wrong_password_puts_nothing_in_place(
         assert len(server.archives_asked()) == asked + 3
 
 
-def test_a_missing_file_is_named_and_the_next_run_goes_on(server: Server, small_release: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_named_and_the_next_run_resumes(server: Server, small_release: Path, tmp_path: Path) -> None:
     missing = server.files.pop(ARCHIVES["podcast/P0001"])
     with pytest.raises(
         ValueError,
@@ -220,7 +220,7 @@ def test_a_listed_name_never_leaves_the_folder(server: Server, tmp_path: Path, n
     assert server.archives_asked() == []
 
 
-def test_a_refused_connection_is_one_sentence(server: Server, tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported_in_one_sentence(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"could not be downloaded from dataset.host=http://127.0.0.1:9/x \(.*refused.*\): run"
     ):
@@ -233,7 +233,7 @@ def test_the_password_is_not_shown(server: Server, tmp_path: Path) -> None:
     assert PASSWORD not in str(caught.value).partition("(")[2]
 
 
-def test_a_list_without_a_category_is_one_sentence(server: Server, tmp_path: Path) -> None:
+def test_a_list_without_a_category_is_reported_in_one_sentence(server: Server, tmp_path: Path) -> None:
     server.files["files.yaml"] = b"{}"
     with pytest.raises(ValueError, match=r"could not be downloaded .*No entry for metadata"):
         fetch(tmp_path, PASSWORD, server.url, "xs")
@@ -253,7 +253,7 @@ def test_values_without_meaning_are_refused(tmp_path: Path, change: dict[str, st
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot be written .*: set dataset.root to a folder that can"):
         fetch(tmp_path / "file" / "release", PASSWORD, "tsinghua", "xs")

@@ -1,4 +1,4 @@
-"""A release that is not whole is one sentence that names what is wrong where, and what to do; nothing is prepared of it."""
+"""An incomplete release is refused in one sentence that names the fault, its place and the remedy; nothing is prepared."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def other_audio(**changes: Any) -> dict[str, Any]:
     return {**AUDIO, "aid": "B", "path": "audio/B.opus", "segments": [{**SEGMENT, "sid": "B_S0"}], **changes}
 
 
-def test_a_sound_release_gives_its_cuts(tmp_path: Path) -> None:
+def test_a_valid_release_yields_its_cuts(tmp_path: Path) -> None:
     read_mb: list[float] = []
     release = Release(release_of(tmp_path, AUDIO), ("xs",), read_mb.append)
     ((cut, subsets, md5),) = release.cuts()
@@ -126,7 +126,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_no_release_holds_is_one_sentence_that_names_the_entry(tmp_path: Path, kind: str) -> None:
+def test_what_no_release_holds_is_reported_in_one_sentence_that_names_the_entry(tmp_path: Path, kind: str) -> None:
     change, message = WRONG[kind]
     (tmp_path / "GigaSpeech.json").write_text(json.dumps({"audios": [{**AUDIO, **change}]}))
     release = Release(tmp_path, ("xs",))
@@ -149,7 +149,7 @@ def test_segments_of_different_audios_share_no_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["file", "folder"])
-def test_a_link_out_of_the_release_is_refused_and_one_inside_it_is_not(tmp_path: Path, link: str) -> None:
+def test_a_link_out_of_the_release_is_refused_and_one_inside_is_allowed(tmp_path: Path, link: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "A.opus").touch()
@@ -170,7 +170,7 @@ def test_a_link_out_of_the_release_is_refused_and_one_inside_it_is_not(tmp_path:
 
 @pytest.mark.parametrize("inside", [b'{"audios": [%s]}', b'{"x": %s}', b'{"audios": [{"aid": "\\"[", "x": %s}]}'])
 @pytest.mark.parametrize("bracket", [b"[", b'{"a":'])
-def test_deep_json_is_one_sentence(tmp_path: Path, inside: bytes, bracket: bytes) -> None:
+def test_deep_json_is_reported_in_one_sentence(tmp_path: Path, inside: bytes, bracket: bytes) -> None:
     """Of 20,000 levels ijson makes a gigabyte; it must not see them."""
     depth = 200_000
     end = b"]" if bracket == b"[" else b"}"
@@ -179,7 +179,7 @@ def test_deep_json_is_one_sentence(tmp_path: Path, inside: bytes, bracket: bytes
         list(Release(tmp_path, ("xs",)).cuts())
 
 
-def test_brackets_in_texts_are_no_levels(tmp_path: Path) -> None:
+def test_brackets_in_texts_do_not_count_as_nesting(tmp_path: Path) -> None:
     text = '[{"' * 1000 + "\\"
     release = Release(
         release_of(
@@ -194,7 +194,9 @@ def test_brackets_in_texts_are_no_levels(tmp_path: Path) -> None:
     assert [cut.supervisions[0].text for cut, _, _ in release.cuts()] == [text] * 50
 
 
-def test_an_entry_or_a_text_without_end_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_or_a_text_without_end_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "GigaSpeech.json"
     path.write_bytes(b'{"audios": [{"aid": "' + b"a" * 2**21 + b'"}]}')
     with pytest.raises(
@@ -286,7 +288,7 @@ def test_a_subset_without_a_segment_is_refused_and_nothing_is_prepared(
     assert prepared(tmp_path / "prepared") == []
 
 
-def test_what_training_cannot_learn_is_kept_and_told(tmp_path: Path, gigaspeech: Callable[..., GigaSpeech]) -> None:
+def test_what_training_cannot_learn_is_kept_and_reported(tmp_path: Path, gigaspeech: Callable[..., GigaSpeech]) -> None:
     texts = ["HELLO", "<NOISE>", "ROOM 9", "<COMMA>", "HELLO", "A <UNK>"]
     audios = [
         {

@@ -1,4 +1,4 @@
-"""Synthetic voices: pure functions of voice, digit and seed, every take differs, a missing synthesiser is one error."""
+"""Synthetic voices are pure functions of voice, digit and seed; takes differ; a missing synthesiser is one error."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_accent_says_every_digit(accent: str) -> None:
     assert len(ACCENTS[accent]) == 10
 
 
-def test_pitch_is_the_one_asked_for() -> None:
+def test_pitch_is_the_requested_one() -> None:
     """The tract is scaled by resampling, which must leave the pitch where the voice puts it."""
     for tract_scale in (0.85, 1.0, 1.25):
         steady = VoiceSpec(
@@ -116,7 +116,7 @@ def test_random_voices_have_unique_names_and_a_stable_order() -> None:
     assert many[:10] != random_voice_specs(10, seed=2)
 
 
-def test_a_missing_synthesiser_is_one_error_that_names_the_remedy(
+def test_a_missing_synthesiser_is_reported_in_one_error_that_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)

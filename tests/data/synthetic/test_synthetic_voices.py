@@ -1,4 +1,4 @@
-"""Synthetic voices join the training part alone, a different voice in each variant."""
+"""Synthetic voices join only the training part, a different voice in each variant."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_voice_is_the_same_however_many_there_are():
     assert not np.array_equal(few.waveform(0, 7, 8000), few.waveform(1, 7, 8000))
 
 
-def test_they_join_training_alone(tiny_digits, tmp_path):
+def test_synthetic_voices_join_training_alone(tiny_digits, tmp_path):
     plain = assembled(tiny_digits, tmp_path, 0, VARIANTS)
     joined = assembled(tiny_digits, tmp_path, 6, VARIANTS)
     added = joined.parts["train"].ids[len(plain.parts["train"]) :]

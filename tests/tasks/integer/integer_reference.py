@@ -1,4 +1,4 @@
-"""The integer rules and layers once more, in Python's exact integers, number by number as a C port would have them.
+"""An independent scalar version of the integer rules and layers, in Python's exact integers, as a C port would compute them.
 
 Written from the docstrings of `speech_exp.tasks.integer`, not from its code; nothing is shared but stored tensors.
 """

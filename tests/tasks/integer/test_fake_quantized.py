@@ -1,4 +1,4 @@
-"""The float equations, exact for calibration and faked for training."""
+"""The float equations: exact for calibration, with simulated rounding for training."""
 
 import copy
 

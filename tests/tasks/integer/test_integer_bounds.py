@@ -1,4 +1,4 @@
-"""Each named bound on its own: what the sum that it names can reach, watched where the rules take it."""
+"""Each named accumulator bound separately, against the largest sum that the integer rules compute."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The certificate of task B2 holds for the model that the config describes alone."""
+"""The certificate of task B2 accepts only the model that the config describes."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The vectorised engine against the scalar one of `integer_reference`, bit for bit, and against its own padding."""
+"""The vectorised engine equals the scalar one of `integer_reference` bit for bit, with and without padding."""
 
 import integer_reference as exact
 import pytest
@@ -121,7 +121,7 @@ def test_it_agrees_with_float(name):
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "lmu"])
-def test_a_trained_network_decides_alike(name):
+def test_a_trained_network_decides_the_same(name):
     """Classes are told apart by the sign of a drift; after training, decisions agree but for a few close ones."""
     torch.manual_seed(0)
     lengths = torch.randint(8, 20, (200,)).tolist()

@@ -1,4 +1,4 @@
-"""Accumulator bounds: proven, reached by the worst codes, refused where int32 is too small."""
+"""Accumulator bounds are proven, reached by the worst codes, and refused where int32 is too small."""
 
 import pytest
 import torch

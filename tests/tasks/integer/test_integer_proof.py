@@ -1,4 +1,4 @@
-"""The proof that no operation between codes and logits is in floating point, and that it would notice one."""
+"""No operation between codes and logits is in floating point, and the check detects one that is."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What an integer network stores: its state, its bytes, and what is refused when it is read back."""
+"""The stored form of an integer network: state, bytes, and refusals when it is read."""
 
 import io
 
@@ -28,7 +28,7 @@ def saved_and_loaded(converted: IntegerNetwork) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
 @pytest.mark.parametrize("name", CELLS)
-def test_a_state_gives_the_same_network_again(name, pooling):
+def test_a_state_restores_the_same_network(name, pooling):
     arguments = (name, True, 2, 3, pooling)
     given = batch([9, 4])
     converted = convert(network(*arguments), [given])
@@ -43,7 +43,7 @@ def test_a_state_gives_the_same_network_again(name, pooling):
 
 @pytest.mark.parametrize("pooling", ["last", "attention"])
 @pytest.mark.parametrize("name", CELLS)
-def test_the_packed_file_gives_the_same_network_again(tmp_path, name, pooling):
+def test_the_packed_file_restores_the_same_network(tmp_path, name, pooling):
     """Every layer in both directions, a front, both tables: the same bits, the same logits, the bytes that are counted."""
     task, given = IntegerInference(10**6, True, 0, 1e-3, None), batch([9, 4])
     converted = convert(network(name, True, 2, 3, pooling), [given])
@@ -200,7 +200,7 @@ def test_stored_bytes_of_a_model_by_hand():
     assert IntegerNetwork(attention).model_bytes() == model.model_bytes() + score
 
 
-def test_it_tells_what_it_covers():
+def test_the_certificate_lists_what_it_covers():
     converted = convert(network("gru", True, 2, front=3), [batch([9, 4])])
     assert converted.covered() == ["front", "layers.0", "layers.1", "pooling", "output"]
     assert converted.float_parts() == []

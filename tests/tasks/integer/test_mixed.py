@@ -1,4 +1,4 @@
-"""Networks whose recurrent layers alone compute in integers: those layers exactly, the rest as in float."""
+"""Networks with integer recurrent layers: these layers are exact, the rest equals the float network."""
 
 import copy
 import io
@@ -160,7 +160,7 @@ def test_a_float_operation_or_a_float_layer_fails_the_certificate(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "lmu_tanh", "lmu_feedback"])
 @pytest.mark.parametrize("kind", MIXED)
-def test_the_packed_file_gives_the_same_mixed_network_again(tmp_path, kind, name):
+def test_the_packed_file_restores_the_same_mixed_network(tmp_path, kind, name):
     """Parts that stay float among them; what a normalisation has counted in training is left out."""
     trained, task, given = MIXED[kind][0](name), IntegerInference(10**6, True, 0, 5e-4, None), batch(LENGTHS)
     converted = convert(trained, [given])
@@ -201,7 +201,7 @@ def test_bytes_are_integers_and_float32_parts_together(name, bidirectional):
     assert sized.deployment.stored(converted).model_bytes == converted.model_bytes()
 
 
-def test_the_batches_that_a_normalisation_has_counted_are_no_bytes_of_the_model():
+def test_the_batches_that_a_normalisation_has_counted_are_not_bytes_of_the_model():
     converted = convert(compact_recogniser("gru"), [batch(LENGTHS)])
     assert converted.state_dict()["network.encoder.front.normalization.num_batches_tracked"].dtype == torch.int64
     held = sum(x.numel() * x.element_size() for x in converted.state_dict().values())
@@ -210,7 +210,7 @@ def test_the_batches_that_a_normalisation_has_counted_are_no_bytes_of_the_model(
 
 @pytest.mark.parametrize(("build", "covered"), MIXED.values(), ids=MIXED)
 @pytest.mark.parametrize("name", ["gru", "lstm", "lmu_feedback"])
-def test_a_state_gives_the_same_network_again(name, build, covered):
+def test_a_state_restores_the_same_network(name, build, covered):
     given, file = batch(LENGTHS), io.BytesIO()
     converted = convert(build(name), [given])
     torch.save(converted.state_dict(), file)

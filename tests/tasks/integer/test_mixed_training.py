@@ -1,4 +1,4 @@
-"""The float equations of networks that compute in integers in part, exact for calibration and faked for training."""
+"""The float equations of partly integer networks: exact for calibration, with simulated rounding for training."""
 
 import pytest
 import torch
