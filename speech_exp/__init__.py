@@ -19,7 +19,7 @@ def load(checkpoint: str | Path, device: Device = "cpu") -> Model:
         model = speech_exp.load("checkpoint_epoch_30_best.pt")
         model.predict("digit.wav").label
 
-    The file is data: nothing in it is executed. Raises ValueError for anything else than such a file.
+    The file is data: nothing in it is executed. Raises ValueError for any other file.
     """
     from speech_exp.pretrained import load as load_model  # torch is imported only when it is needed
 

@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("command", choices=["predict"])
     parser.add_argument("checkpoint", help="checkpoint_epoch_N_best.pt of a run")
-    parser.add_argument("audio", help="sound file or folder of them, of any sample rate")
-    parser.add_argument("--streaming", action="store_true", help="hear each file frame by frame")
+    parser.add_argument("audio", help="a sound file at any sample rate, or a folder of sound files")
+    parser.add_argument("--streaming", action="store_true", help="decode each file frame by frame")
     given = parser.parse_args(arguments)
     config = OmegaConf.create({"seed": 0, "action": {}, "checkpoint": given.checkpoint})
     try:

@@ -56,7 +56,7 @@ class Below(Bound):
 
 @dataclass(frozen=True)
 class Between(Bound):
-    """Both ends are allowed."""
+    """A number between two limits; both limits are allowed."""
 
     lowest: float
     highest: float

@@ -1,4 +1,4 @@
-"""Use a trained model from Python: predict files and arrays, recognise speech while it arrives, compute its features.
+"""Use a trained model from Python: predict files and arrays, recognise speech while its audio arrives, compute features.
 
 Shape letters: N samples, T frames, F features.
 """
@@ -33,7 +33,7 @@ def load(checkpoint: str | Path, device: Device = "cpu") -> Model:
     """Load a trained model from a file `checkpoint_epoch_N_best.pt` of a run.
 
     The file may come from anyone: it is data, and nothing in it is executed. Random states and torch's settings of this
-    process stay as they are. Raises ValueError for anything else than such a file.
+    process stay as they are. Raises ValueError for any other file.
     """
     config = {"seed": 0, "action": {}, "checkpoint": str(checkpoint), "trainer": {"device": device}}
     asking = Experiment(OmegaConf.create(config), {"action": "load"}, Path())
@@ -58,7 +58,7 @@ class Model:
 
     @property
     def sample_rate_hz(self) -> int:
-        """The sample rate at which the model hears; `predict` and `features` resample to it."""
+        """The sample rate that the model expects; `predict` and `features` resample to it."""
         return self._original.dataset.sample_rate_hz
 
     @property
@@ -106,7 +106,7 @@ class Model:
         return self._original.front_end(self._audio(audio, rate_hz).waveform_N).numpy()
 
     def stream(self) -> Stream:
-        """Start to recognise one utterance while it arrives; ValueError if the model needs the whole utterance."""
+        """Start recognising an utterance while its audio arrives; ValueError if the model needs the whole utterance."""
         original, network = self._original, self.network
         if not isinstance(original.objective, Ctc) or not isinstance(network, CtcNetwork):
             raise ValueError(
@@ -146,7 +146,7 @@ class Model:
 
 
 class Stream:
-    """Recognises one utterance while it arrives; each word is returned as soon as it is complete."""
+    """Recognises an utterance while its audio arrives; returns each word as soon as it is complete."""
 
     def __init__(self, features: FeatureStream, network: CtcNetwork, step_s: float, rate_hz: int) -> None:
         self._recogniser, self._step_s, self._rate_hz = StreamingRecogniser(features, network), step_s, rate_hz

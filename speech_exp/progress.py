@@ -19,7 +19,7 @@ _BAR_COLUMNS = 16  # leaves a third of a terminal of 80 columns for the note
 
 
 class Progress:
-    """How many of `total` steps are done (0: unknown); this class shows nothing."""
+    """The progress of some work: the number of steps done, of `total` (0: unknown); this base class displays nothing."""
 
     def __init__(self, total: float, done: float = 0.0) -> None:
         self.total, self.done, self.note = total, done, ""

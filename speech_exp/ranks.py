@@ -167,7 +167,7 @@ def fail_together() -> Iterator[None]:
 
 
 def peer_failure() -> tuple[str, bool] | None:
-    """Return how another rank ended and whether by an error (not by a signal or the user); None if none has said so."""
+    """Return how another rank ended and whether by an error (not by a signal or the user); None if no rank has reported an end."""
     if world_size() == 1:
         return None
     try:

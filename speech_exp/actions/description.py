@@ -12,7 +12,7 @@ from speech_exp.training.threads import cores_are_idle, usable_cores
 
 
 def introduction(experiment: Experiment) -> dict[str, str]:
-    """Return where the run is recorded, what is trained, with what, and on which data."""
+    """Return the facts that introduce a run: its folder, model, device and data."""
     network, device, threads = experiment.network, str(experiment.trainer.runtime.device), torch.get_num_threads()
     layers = network.encoder.recurrent_layers
     count = f"{len(layers)} layers of " if len(layers) > 1 else ""

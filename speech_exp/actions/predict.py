@@ -1,4 +1,4 @@
-"""action=predict: print label and probabilities, or text and word times, for audio files of any rate, mono or stereo."""
+"""action=predict: print the label and probabilities, or the text and word times, of audio files (any rate, mono or stereo)."""
 
 from __future__ import annotations
 

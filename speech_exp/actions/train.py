@@ -88,7 +88,7 @@ def _train(experiment: Experiment, files: StateFiles, loggers: list[RunLogger], 
         _tell(record, introduction(experiment))
         _note_data(experiment, record)
         teacher = experiment.prepare_training()
-        for logger in loggers:  # only now: training a teacher opens loggers for the teacher
+        for logger in loggers:  # after the teacher's training, which has its own loggers
             opened.enter_context(logger)
         fit = _fit(experiment, record, loggers, files, teacher)
         _note_data(experiment, record)  # again, with the recordings that training could not read
@@ -98,7 +98,7 @@ def _train(experiment: Experiment, files: StateFiles, loggers: list[RunLogger], 
 def _conclude(
     experiment: Experiment, record: RunRecord, loggers: list[RunLogger], fit: TrainingResult, started_s: float
 ) -> float:
-    """Deploy, certify and test the trained model, and write the report; return the validation metric that judges the run."""
+    """Deploy, certify and test the trained model, and write the report; return the validation metric that the run is judged by."""
     task, data = experiment.task, experiment.data
     record.write_history(fit.history)
     deployed = task.deploy(fit.best, fit.reference, data.parts["train"])
@@ -142,7 +142,9 @@ def _loggers(experiment: Experiment) -> list[RunLogger]:
 
 
 def _state_files(experiment: Experiment, planned: Plan) -> StateFiles:
-    use_threads(experiment.trainer.threads, parameters(experiment.network), planned.threads)  # the session records it
+    use_threads(
+        experiment.trainer.threads, parameters(experiment.network), planned.threads
+    )  # first, because the session records the number
     identity = {**experiment.identity(), "data_fingerprint": experiment.dataset.fingerprint}
     folder, keep = experiment.folder / "checkpoints", experiment.trainer.keep
     return StateFiles(folder, keep, identity, planned.start, environment.session())

@@ -32,7 +32,7 @@ def wrong_choice(typed: Sequence[str]) -> str | None:
         typed: arguments of the command line.
     """
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    of_groups = [one for one in typed if _is_of(groups, one)]
+    of_groups = [one for one in typed if _concerns(groups, one)]
     for override in OverridesParser.create().parse_overrides(of_groups):
         group, value = override.key_or_group, override.value()
         if override.is_delete():
@@ -40,11 +40,11 @@ def wrong_choice(typed: Sequence[str]) -> str | None:
         values = value.list if isinstance(value, ChoiceSweep) else [value]
         if not all(isinstance(one, str | QuotedString | Glob | dict) for one in values):
             options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-            return _of_choice(group, str(override.input_line).partition("=")[2], options)
+            return _unknown_choice(group, str(override.input_line).partition("=")[2], options)
     return None
 
 
-def _is_of(groups: Collection[str], typed: str) -> bool:
+def _concerns(groups: Collection[str], typed: str) -> bool:
     """Whether an argument sets a group, or removes one or a key of one."""
     removed, key = typed.startswith("~"), typed.lstrip("+~").partition("=")[0]
     return (removed and key.partition(".")[0] in groups) or ("=" in typed and key in groups)
@@ -71,14 +71,14 @@ def one_sentence(error: HydraException, typed: Sequence[str]) -> str:
     """
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return _of_choice(group, choice, error.options)
+        return _unknown_choice(group, choice, error.options)
     if isinstance(error, OverrideParseException):
         return (
             f"{printable(error.override)} cannot be parsed: expected KEY=VALUE; a VALUE with spaces, brackets or quotes needs two "
             f"pairs of quotes (KEY=\"'VALUE'\")"
         )
     if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
-        return _of_key(error.__cause__)
+        return _unknown_key(error.__cause__)
     several = next((one for one in typed if one in str(error) and "," in one), None)
     if several is not None and "--multirun" in str(error):
         return f"{printable(several)} has several values: add -m to run each of them, or write [a,b] where the key takes a list"
@@ -93,11 +93,11 @@ def plain_text(error: BaseException) -> str:
     return printable(f"{key}: {sentence}" if key and key not in sentence else sentence)
 
 
-def _of_choice(group: str, choice: str, options: Sequence[str]) -> str:
-    return f"{group}={printable(choice)}: expected one of {', '.join(options)}{_meant(choice, options)}, change {group}"
+def _unknown_choice(group: str, choice: str, options: Sequence[str]) -> str:
+    return f"{group}={printable(choice)}: expected one of {', '.join(options)}{_suggestion(choice, options)}, change {group}"
 
 
-def _of_key(error: ConfigAttributeError | ConfigKeyError) -> str:
+def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     """Describe an unknown key; a key elsewhere in the config with the same last part is the most likely intent."""
     key, node = str(error.full_key), error.parent_node
     root = node._get_root() if node is not None else None
@@ -105,14 +105,14 @@ def _of_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     assert isinstance(config, dict)
     keys = sorted({*flat({str(name): value for name, value in config.items() if name != "hydra"}), *map(str, config)})
     name = key.rpartition(".")[2]
-    alike = [known for known in keys if known.rpartition(".")[2] == name and not known.startswith("sizes.")]
+    same_name = [known for known in keys if known.rpartition(".")[2] == name and not known.startswith("sizes.")]
     first = key.partition(".")[0]
-    belonging = "" if first in config else _belonging(first)
-    meant = f" (did you mean {' or '.join(alike[:3])}?)" if alike else belonging or _meant_key(key, keys)
-    return f"{printable(key)} is not a key of this config{meant}: python run.py --cfg job shows all keys"
+    owners = "" if first in config else _choices_with_key(first)
+    hint = f" (did you mean {' or '.join(same_name[:3])}?)" if same_name else owners or _key_suggestion(key, keys)
+    return f"{printable(key)} is not a key of this config{hint}: python run.py --cfg job shows all keys"
 
 
-def _belonging(name: str) -> str:
+def _choices_with_key(name: str) -> str:
     """Name the choices that bring a top-level key, such as `checkpoint`; empty if none does."""
     line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(CONF.glob("*/*.yaml"))}
@@ -121,7 +121,7 @@ def _belonging(name: str) -> str:
     return f" (it belongs to {' and '.join(found)})" if found else ""
 
 
-def _meant_key(typed: str, keys: Sequence[str]) -> str:
+def _key_suggestion(typed: str, keys: Sequence[str]) -> str:
     """Suggest a key beside the typed one; elsewhere only one that is almost the same."""
     parent, _, name = typed.rpartition(".")
     beside = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == parent}
@@ -130,6 +130,6 @@ def _meant_key(typed: str, keys: Sequence[str]) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
-def _meant(typed: str, known: Sequence[str]) -> str:
+def _suggestion(typed: str, known: Sequence[str]) -> str:
     found = get_close_matches(typed, known, n=1)
     return f" (did you mean {found[0]}?)" if found else ""

@@ -47,7 +47,7 @@ def help_text(overrides: Sequence[str]) -> str:
         for title, keys in [("every run", list(left)), *sections]
     )
     template: str = config.hydra.help.template
-    for group in ("dataset", "model", "c_approach"):  # those that users extend
+    for group in ("dataset", "model", "c_approach"):  # groups to which users add choices
         template = template.replace(f"${group.upper()}", _choices(group))
     return template.replace("$CONFIG", text.strip())
 

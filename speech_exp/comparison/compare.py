@@ -76,7 +76,9 @@ def _notes(grouping: Grouping) -> list[str]:
             labels_by_directions.setdefault(number, []).append(group.label)
     if len(labels_by_directions.keys() - {0}) > 1:
         both, one = (", ".join(labels_by_directions[number]) for number in (2.0, 1.0))
-        notes.append(f"Not a like-for-like comparison: bidirectional are {both}, unidirectional {one}.")
+        notes.append(
+            f"Not a like-for-like comparison, because directions differ (bidirectional: {both}; unidirectional: {one})."
+        )
     if any(len(group.speakers) > 1 for group in groups):
         notes.append(
             "Each run holds out one test speaker: the value of a seed is its mean over the test speakers. The worst speaker "
@@ -111,7 +113,7 @@ def _environment_notes(groups: Sequence[Group]) -> list[str]:
             f"Computed with different numbers of threads ({', '.join(threads)}), which changes the last bits of a run."
         )
     if len(commits) > 1:
-        notes.append(f"The runs are of different commits ({', '.join(commits)}).")
+        notes.append(f"The runs were made by different commits ({', '.join(commits)}).")
     return notes
 
 

@@ -40,7 +40,7 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names
     figure = style.new_figure((4.2 if panels == 1 else 7.6) + legend_width(labels), max(3.0, 0.7 + 0.19 * len(labels)))
     axes_list = [figure.subplots()] if panels == 1 else list(figure.subplots(1, 2))
     summaries = {label: _summary(curves[label]) for label in labels}
-    looks = _looks(labels, names)
+    looks = _line_styles(labels, names)
     for axes in axes_list:
         for label in labels:
             epochs, mean, low, high = summaries[label]
@@ -69,7 +69,7 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names
     return figure
 
 
-def _looks(labels: Sequence[str], names: Mapping[str, Names]) -> dict[str, dict[str, Any]]:
+def _line_styles(labels: Sequence[str], names: Mapping[str, Names]) -> dict[str, dict[str, Any]]:
     """Return the line of each group: the colour of its model and a line style for its setting, if these are few enough."""
     settings = list(dict.fromkeys(names[label][1] for label in labels))
     if len({names[label][0] for label in labels}) < 2 or len(settings) > len(style.LINE_STYLES):

@@ -39,33 +39,37 @@ def float_references(groups: Sequence[Group]) -> dict[str, FloatReference]:
             score = score_of(run)
             if _task(run) in FLOAT_TASKS or score is None:
                 continue
-            own = result_at(run, "metrics", "test_float", score.key)
+            test_float = result_at(run, "metrics", "test_float", score.key)
             if same := candidates.get(_key(run)):
                 agreement = [_agreement(group, other) for other, _ in same]
                 closest = [one for (_, one), count in zip(same, agreement, strict=True) if count == max(agreement)]
                 found[run.name] = FloatReference(mean(closest), from_run=True)
-            elif own is not None:
-                found[run.name] = FloatReference(own, from_run=False)
+            elif test_float is not None:
+                found[run.name] = FloatReference(test_float, from_run=False)
     return found
 
 
 def reference_notes(groups: Sequence[Group]) -> list[str]:
     """Return notes on which references were used and which groups are measured differently from most."""
     found = float_references(groups)
-    whole, own, without = 0, [], []
+    from_runs, from_test_float, without = 0, [], []
     for group in groups:
         constrained = [run for run in group.runs if _task(run) not in FLOAT_TASKS]
         references = [found.get(run.name) for run in constrained]
-        whole += sum(reference is not None and reference.from_run for reference in references)
+        from_runs += sum(reference is not None and reference.from_run for reference in references)
         if count := sum(reference is not None and not reference.from_run for reference in references):
-            own.append(f"{group.label} ({count} of {len(constrained)} runs)")
+            from_test_float.append(f"{group.label} ({count} of {len(constrained)} runs)")
         if None in references:
             without.append(group.label)
     text = f"Lost against float: {_points(groups)}, paired by seed, negative if the constrained model is better; "
-    if whole:
+    if from_runs:
         text += f"the reference is the run of task {REFERENCE_TASK} with the same data, features, encoder, objective, "
-        text += f"model and seed ({whole} of {len(found)} runs)"
-        text += f", or without one the float model that the run itself tested: {', '.join(own)}" if own else ""
+        text += f"model and seed ({from_runs} of {len(found)} runs)"
+        text += (
+            f", or without one the float model that the run itself tested: {', '.join(from_test_float)}"
+            if from_test_float
+            else ""
+        )
     else:
         text += f"the reference is the float model that each run itself tested, because no run of task {REFERENCE_TASK} has "
         text += "the same data, features, encoder, objective, model and seed"

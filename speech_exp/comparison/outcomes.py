@@ -53,15 +53,17 @@ def outcomes(runs: Sequence[tuple[int, Counts]], models_per_speaker: bool) -> Ou
 
 
 def paired(ours: Predictions, theirs: Predictions) -> tuple[Predictions, Predictions]:
-    """Return the utterances that both have with the same reference; speaker and recordings come from whichever has them."""
+    """Return the utterances that both contain with the same reference; missing speakers and recordings come from the other."""
     both = [name for name in ours if name in theirs and ours[name].reference == theirs[name].reference]
-    return {name: _known(ours[name], theirs[name]) for name in both}, {
-        name: _known(theirs[name], ours[name]) for name in both
+    return {name: _completed(ours[name], theirs[name]) for name in both}, {
+        name: _completed(theirs[name], ours[name]) for name in both
     }
 
 
-def _known(own: Prediction, other: Prediction) -> Prediction:
-    return own._replace(speaker=own.speaker or other.speaker, recordings=own.recordings or other.recordings)
+def _completed(prediction: Prediction, other: Prediction) -> Prediction:
+    return prediction._replace(
+        speaker=prediction.speaker or other.speaker, recordings=prediction.recordings or other.recordings
+    )
 
 
 def difference(ours: Counts, theirs: Counts) -> Counts:

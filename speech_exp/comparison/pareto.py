@@ -79,7 +79,7 @@ def pareto_front(points: Sequence[Point], score: Score) -> list[int]:
 def draw_front(points: Sequence[Point], cost: Cost, score: Score) -> Figure:
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    looks, handles = _looks(points)
+    looks, handles = _marker_styles(points)
     names = [str(handle.get_label()) for handle in handles]
     figure = style.new_figure(5.4 + legend_width(names), max(3.8, 1.0 + 0.185 * len(handles)))
     axes = figure.subplots()
@@ -150,7 +150,7 @@ def _draw_stairs(axes: Axes, points: Sequence[Point], score: Score) -> None:
 _FRONT: dict[str, Any] = {"color": style.GREY, "linewidth": 1.3, "linestyle": style.LINE_STYLES[1], "zorder": 2}
 
 
-def _looks(points: Sequence[Point]) -> tuple[list[dict[str, Any]], list[Artist]]:
+def _marker_styles(points: Sequence[Point]) -> tuple[list[dict[str, Any]], list[Artist]]:
     """Return the marker of each point, and the entries of the legend.
 
     With several models, colours mean models and shapes mean settings: 30 groups then need only 3 + 10 entries. With one

@@ -98,7 +98,7 @@ class Utterances(Protocol):
         """
 
     def first_batch(self, size: BatchSize, generator: torch.Generator) -> Batch:
-        """Return the first training batch that is not all bad audio."""
+        """Return the first training batch that contains usable audio."""
 
 
 def shapes_of(batches: Iterable[Batch]) -> np.ndarray:

@@ -19,7 +19,7 @@ from speech_exp.features.speed import change_speed
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What a run asks of its data set, besides the front end.
+    """The settings of a run that its data set needs, besides the front end.
 
     Args:
         encode: converts text to character ids.

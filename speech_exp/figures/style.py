@@ -117,7 +117,7 @@ def group_id(label: str) -> str:
 
 
 def model_colours(models: Iterable[str]) -> dict[str, str]:
-    """Return the colour of each model; models without one of their own share the rest of the palette."""
+    """Return the colour of each model; models without a fixed colour share the rest of the palette."""
     others = [model for model in dict.fromkeys(models) if model not in MODEL_COLOURS]
     rest = [colour for colour in PALETTE if colour not in MODEL_COLOURS.values()]
     return MODEL_COLOURS | {model: rest[at % len(rest)] for at, model in enumerate(others)}

@@ -81,12 +81,14 @@ class Executor(SlurmExecutor):
                 "launcher=slurm found no sbatch: start it on a machine of the cluster, or set launcher=local or dry_run=true"
             )
         if subprocess.run(["sacct", "--jobs=1"], capture_output=True, check=False).returncode != 0:
-            _log.warning("this cluster keeps no accounts (sacct fails): a job that is killed is waited for without end")
+            _log.warning(
+                "this cluster keeps no accounting records (sacct fails): the wait for a killed job will not end"
+            )
         try:
             jobs: list[Any] = self.map_array(run, *zip(*arguments.values(), strict=True))
         except FailedJobError as error:
-            said = str(error).strip().splitlines()[-1]
-            raise ValueError(f"SLURM took no job ({said}): change the keys under slurm") from error
+            answer = str(error).strip().splitlines()[-1]
+            raise ValueError(f"SLURM rejected the job ({answer}): change the keys under slurm") from error
         return dict(zip(arguments, jobs, strict=True))
 
 

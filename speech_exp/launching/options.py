@@ -102,8 +102,8 @@ class SlurmOptions:
 
 def check_text(key: str, text: str, refused: tuple[str, ...]) -> None:
     """Raise ValueError for a text that would be more than one value in a batch script."""
-    if found := next((one for one in ("\n", "\r", *refused) if one in text), None):
-        raise ValueError(f"{key}={text!r} contains {found!r}, which a batch script cannot contain: change {key}")
+    if bad := next((part for part in ("\n", "\r", *refused) if part in text), None):
+        raise ValueError(f"{key}={text!r} contains {bad!r}, which a batch script cannot contain: change {key}")
 
 
 def read_options(node: Mapping[str, Any]) -> SlurmOptions:

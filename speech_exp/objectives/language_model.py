@@ -85,7 +85,7 @@ class LanguageModel:
 def estimate(sentences: Iterable[str], order: Order) -> LanguageModel:
     """Estimate a model of `order` from sentences of words; empty sentences are ignored.
 
-    The sentences are read once and not kept. All distinct n-grams are in memory, at its peak about 450 bytes each.
+    The sentences are read once and not kept. All distinct n-grams are kept in memory, about 450 bytes each at the peak.
     """
     counts = _adjusted_counts(sentences, order)
     if not counts[0]:

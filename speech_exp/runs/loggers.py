@@ -77,13 +77,13 @@ def _package(module: str, extra: str, value: str, off: str) -> Any:
 
 
 @contextmanager
-def _opening(asked: str, remedy: str) -> Iterator[None]:
+def _opening(service: str, remedy: str) -> Iterator[None]:
     """Turn an error of the package or its server at the start into a ValueError of one sentence."""
     try:
         yield
     except Exception as error:  # errors of the packages, and of the network
         raise ValueError(
-            without_credentials(f"{asked} did not accept the run ({shorten(str(error), 300)}): {remedy}")
+            without_credentials(f"{service} did not accept the run ({shorten(str(error), 300)}): {remedy}")
         ) from error
 
 

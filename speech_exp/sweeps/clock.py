@@ -1,4 +1,4 @@
-"""Say which job of a sweep begins, and how long those left will take."""
+"""Number the jobs of a sweep as they begin, and estimate the time left."""
 
 from __future__ import annotations
 

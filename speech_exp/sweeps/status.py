@@ -22,7 +22,7 @@ from speech_exp.runs.schema import validate_run
 from speech_exp.safe_text import printable, visible
 from speech_exp.sweeps.record import OUTCOME_FILE, SWEEP_FILE, Sweep, read_sweep
 
-# silent: on another machine, where it has written nothing for long; stopped: interrupted, or its process ended without an outcome
+# silent: runs on another machine, but has written nothing for long; stopped: interrupted, or ended without an outcome
 STATES = ("done", "running", "waiting", "silent", "stopped", "failed")
 SILENT_AFTER_S = 600.0
 _TRACE_LINES = 6  # shown here; run.json has more

@@ -3,8 +3,8 @@
 To add an approach of task C, for example `Fractions`:
 
 1. Write the class in its own file, `approaches/fractions.py`, derived from `Approach` (`approaches/approach.py`): `name`, and
-   what it does otherwise than rounding to the nearest power of two after each epoch. `project` gives the deployed weights,
-   `on_grid` tells them from others, and `coding` packs them.
+   the methods that differ from rounding to the nearest power of two after each epoch. `project` gives the deployed weights,
+   `on_grid` recognises them, and `coding` packs them.
 2. Describe it in `conf/c_approach/fractions.yaml`: `_target_` and its arguments.
 3. Add the class to "c_approach" in `speech_exp/registry.py`, in one line.
 

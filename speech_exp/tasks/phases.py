@@ -77,7 +77,7 @@ class Hooks:
 
 
 class FloatHooks(Hooks):
-    """A float phase of a task that has other phases, or none because its constraint acts after training."""
+    """A float phase of a task whose constraint acts in a later phase or after training."""
 
     def stage(self, epoch: int) -> str:
         return "float"

@@ -18,7 +18,7 @@ from speech_exp.tasks.sizing import Sizing
 
 @dataclass(frozen=True)
 class Deployed:
-    """The deployable form of a trained network; `reference` is the float model that it was made from, if it is another."""
+    """The deployable form of a trained network; `reference` is the float model that it was made from, if different."""
 
     network: nn.Module
     reference: Network | None = None

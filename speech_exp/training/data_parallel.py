@@ -18,7 +18,7 @@ _BUCKET_MB = 4  # small enough that the first buckets are exchanged while the ba
 class BatchLoss(nn.Module):
     """The loss of a batch as a module, because DDP wraps modules.
 
-    Each call names the loss: a task may train another form of `network`, which shares its parameters.
+    Each call passes the loss function, because a task may train another form of `network` that shares its parameters.
     """
 
     def __init__(self, network: nn.Module) -> None:

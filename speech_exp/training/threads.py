@@ -19,7 +19,7 @@ _MEASURED_S = 0.2
 
 
 def use_threads(threads: Threads, parameters: int, recorded: int | None = None) -> None:
-    """Set the number of CPU threads of this process for a model of so many parameters.
+    """Set the number of CPU threads of this process for a model with this many parameters.
 
     `auto` is one thread below a million parameters. Steps of such a model consist of many short operations: on 2 cores of an
     EPYC, the compact GRU, LSTM and LMU took 12 to 30 % longer with two threads, even where a core was free. A larger model

@@ -198,7 +198,7 @@ class TestReport:
             make_run(f"{seed}", seed=seed, run_info={"sessions": [{"threads": threads, "commit": commit}]})
         text = notes(tmp_path / "runs")
         assert "Computed with different numbers of threads (1, 2), which changes the last bits of a run." in text
-        assert "The runs are of different commits (aaaaaaaaaa, bbbbbbbbbb)." in text
+        assert "The runs were made by different commits (aaaaaaaaaa, bbbbbbbbbb)." in text
         (tmp_path / "runs" / "1").rename(tmp_path / "1")
         (tmp_path / "runs" / "2").rename(tmp_path / "2")
         text = notes(tmp_path / "runs")
@@ -218,7 +218,10 @@ class TestReport:
         make_run("lmu", model="lmu", config="model: {bidirectional: false}\n")
         found = compare(find_runs(tmp_path / "runs"), tmp_path / "out").markdown
         assert "| directions | 2 | 1 |" in found
-        assert "Not a like-for-like comparison: bidirectional are gru, unidirectional lmu." in found
+        assert (
+            "Not a like-for-like comparison, because directions differ (bidirectional: gru; unidirectional: lmu)."
+            in found
+        )
 
     def test_directions_are_not_mentioned_if_all_models_have_one(self, make_run: MakeRun, tmp_path: Path) -> None:
         for model in ("gru", "lmu"):

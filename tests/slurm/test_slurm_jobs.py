@@ -106,7 +106,7 @@ def test_a_cancelled_job_is_distinguished_from_the_others(start, cluster, tmp_pa
 def test_what_the_cluster_has_not_is_reported_in_one_error_at_once(start, cluster, tmp_path, option, expected):
     status, _, err = finish(start(option))
     assert status == 1
-    assert re.search(rf"error: SLURM took no job \(.*{expected}\): change the keys under slurm", err), err
+    assert re.search(rf"error: SLURM rejected the job \(.*{expected}\): change the keys under slurm", err), err
     assert "Traceback" not in err
     assert cluster.jobs() == {}
     assert run_folders(tmp_path / "sweep") == {}

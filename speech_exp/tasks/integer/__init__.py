@@ -1,1 +1,1 @@
-"""Integer-only inference: of compact classifiers from the quantised features to the logits, otherwise of recurrent layers."""
+"""Integer-only inference: compact classifiers from quantised features to logits, other networks in their recurrent layers."""

@@ -36,7 +36,7 @@ _SIGMOID_SCALE, _TANH_SCALE, _UNIT_SCALE = 2.0**-SIGMOID_INPUT_BITS, 2.0**-TANH_
 
 
 class Rounding(Protocol):
-    """What happens at the points. Scales are those of codes, and have the names of the ranges that determine them."""
+    """What is computed at each rounding point. A scale is that of the codes there, and has the name of the range behind it."""
 
     def watch(self, name: str, x: torch.Tensor) -> None:
         """Receive values (..., X) at a point, without padding."""
