@@ -64,6 +64,7 @@ class LateFolder(Callback):
             config.hydra.run.dir = "."
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)
         LateFolder.sweep = _named("hydra.sweep.dir", config.hydra.sweep.dir)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from speech_exp import ranks
 from speech_exp.command_line.composition_errors import one_sentence
 from speech_exp.command_line.credentials import refuse_written_secrets
+from speech_exp.files import reason
 from speech_exp.safe_text import text_of
 from speech_exp.sweeps.clock import SweepClock
 from speech_exp.sweeps.record import Job, finish_job, finish_sweep, start_job, start_sweep
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 class RecordSweep(Callback):
     """Records a sweep; if a run is not done at the end, prints why and how to continue and exits with status 1."""
 
+    failed = False  # whether a job in this process failed
     clock: SweepClock | None = None  # None if the jobs are not known beforehand, or if they run in other processes
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -47,9 +49,13 @@ class RecordSweep(Callback):
                 self.clock = SweepClock(folder, jobs)
         except HydraException as error:
             raise SystemExit(f"error: {one_sentence(error, sys.argv[1:])}") from error
-        except (ValueError, OSError) as error:
-            # Hydra would turn the exception into a warning and continue.
+        except ValueError as error:  # Hydra would turn the exception into a warning and continue
             raise SystemExit(f"error: {text_of(error)}") from error
+        except OSError as error:
+            raise SystemExit(
+                f"error: {config.hydra.sweep.dir} could not be written ({reason(error)}): set hydra.sweep.dir to a folder that "
+                f"can be written"
+            ) from error
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if _of_sweep(config):
@@ -71,10 +77,13 @@ class RecordSweep(Callback):
         # failed trials, and with several ranks, where the others have ended.
         if error is not None and "slurm" not in config and not _is_search(config) and ranks.world_size() == 1:
             _log.error("%s failed: %s", folder.name, outcome["error"])
+            self.failed = True
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.dry_run:
+            if self.failed:
+                raise SystemExit(1)
             return
         folder = Path(config.hydra.sweep.dir)
         if _is_search(config):
@@ -103,8 +112,9 @@ def _is_search(config: DictConfig) -> bool:
 def _jobs(config: DictConfig) -> list[Job]:
     """Return all jobs of Hydra's basic sweeper in order; none for another sweeper, which chooses jobs as it goes."""
     sweeper = config.hydra.sweeper
-    if _is_search(config) and (type(sweeper.n_trials) is not int or sweeper.n_trials < 1):
-        raise ValueError(f"hydra.sweeper.n_trials={sweeper.n_trials}: expected an integer of at least 1")
+    for key in ("n_trials", "n_jobs") if _is_search(config) else ():
+        if type(sweeper[key]) is not int or sweeper[key] < 1:
+            raise ValueError(f"hydra.sweeper.{key}={sweeper[key]}: expected an integer of at least 1")
     if sweeper._target_ != BasicSweeperConf._target_:
         return []
     loader = GlobalHydra.instance().config_loader()

@@ -72,6 +72,9 @@ ONE_LINE = {
     "model": "model cannot be parsed: expected KEY=VALUE",
     "seed=range(0,0) -m": "the sweep has no run: one of its keys has an empty list or range of values",
     "-m hydra/sweeper=search hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials=0: expected an integer of at least 1",
+    "-m hydra/sweeper=search hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0: expected an integer of at least 1",
+    "experiment=search_lr dry_run=true": "dry_run=true cannot be used with a search, which must train",
+    f"-m seed=0,1 hydra.sweep.dir={RUN}": f"{RUN} could not be written (File exists): set hydra.sweep.dir to a folder",
     "model.hidden_size=1000000": "model.hidden_size=1000000 gives a model that does not fit into this machine's memory: lower it",
     "features.extractor.n_mfcc=100": "features.extractor.n_mfcc=100: expected at most features.extractor.n_mels=40",
     "encoder.dropout=1.5": "encoder.dropout=1.5: expected a number of at least 0 and below 1, change encoder.dropout",
@@ -81,6 +84,7 @@ ONE_LINE = {
 }
 
 
+@pytest.mark.filterwarnings("error:Callback")  # Hydra turns an error of a callback into a warning
 @pytest.mark.parametrize(("typed", "expected"), ONE_LINE.items())
 def test_each_error_of_the_user_is_one_line(tmp_path, monkeypatch, capfd, typed, expected):
     """In this process, as each of its own takes seconds."""

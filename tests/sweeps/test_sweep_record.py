@@ -103,6 +103,19 @@ def test_an_earlier_failure_is_forgotten_when_the_job_starts_again(multirun, tmp
     assert json.loads((tmp_path / "sweep" / "seed=0" / "outcome.json").read_text())["status"] == "finished"
 
 
+def test_a_dry_sweep_with_a_wrong_value_fails(multirun):
+    seen = []
+
+    def refuse_the_first(config):
+        seen.append(config.seed)
+        if config.seed == 0:
+            raise ValueError("wrong")
+
+    with pytest.raises(SystemExit, match="1"):
+        multirun(refuse_the_first, "seed=0,1", "dry_run=true")
+    assert seen == [0, 1]
+
+
 @pytest.mark.parametrize("typed", [["seed=0,0"], ["cache_dir=a,b"], ["model=gru,lstm", "hydra.sweep.subdir=one"]])
 def test_two_jobs_with_one_folder_are_refused_before_any_work(multirun, tmp_path, typed):
     with pytest.raises(SystemExit, match="error: jobs 0 and 1 of the sweep would share the folder"):
