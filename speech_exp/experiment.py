@@ -6,8 +6,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable
-from datetime import datetime
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from speech_exp import ranks
 from speech_exp.checkpoint_config import OWN_KEYS, check_config, check_sizes, keys_taken
 from speech_exp.config_roles import config_hash, identity
 from speech_exp.config_types import check_types, flat
-from speech_exp.folder_names import sweep_subdir
+from speech_exp.resolvers import register_resolvers
 from speech_exp.safe_text import printable, without_credentials
 
 if TYPE_CHECKING:
@@ -35,24 +33,7 @@ if TYPE_CHECKING:
     from speech_exp.tasks.task import Task
     from speech_exp.training.trainer import Trainer
 
-OmegaConf.register_new_resolver("sweep_subdir", sweep_subdir, replace=True)
-
-
-@cache
-def started() -> datetime:
-    """Return the start time, the same on all ranks; at the first call they wait for each other."""
-    return ranks.broadcast_object(datetime.now)
-
-
-def speakers(name: str, bundled: bool, root: str | None, folder: str) -> str:
-    """Return the speakers of a digit data set in the form of a sweep: `george,jackson`."""
-    from speech_exp.data.digits import speakers_of
-
-    return ",".join(speakers_of(name, bundled, root, folder))
-
-
-OmegaConf.register_new_resolver("started", lambda form: started().strftime(form), replace=True)
-OmegaConf.register_new_resolver("speakers", speakers, use_cache=True, replace=True)
+register_resolvers()
 
 
 class Experiment:

@@ -18,6 +18,7 @@ LAYERS = [
     "runs",
     "comparison",
     "sweeps",
+    "resolvers",
     "experiment",
     "pretrained",
     "actions",
@@ -66,7 +67,13 @@ def test_imports_never_point_to_a_later_layer(path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_hydra_is_imported_only_where_objects_are_composed(path):
     callbacks = [f"speech_exp.sweeps.{name}_callback" for name in ("record", "search", "compare")]
-    composing = ("speech_exp.experiment", "speech_exp.pretrained", "speech_exp.__main__", *callbacks)
+    composing = (
+        "speech_exp.resolvers",
+        "speech_exp.experiment",
+        "speech_exp.pretrained",
+        "speech_exp.__main__",
+        *callbacks,
+    )
     if name_of(path) in composing or "hydra_plugins" in str(path) or path.parent.name == "command_line":
         return
     assert not [module for module in imports(path) if module.split(".")[0] in ("hydra", "omegaconf")]

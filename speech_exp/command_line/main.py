@@ -28,8 +28,9 @@ from speech_exp import __version__, ranks
 from speech_exp.command_line.composition_errors import one_sentence, plain_text, unknown_flag, wrong_choice
 from speech_exp.command_line.credentials import without_secrets
 from speech_exp.command_line.help_text import help_text
-from speech_exp.experiment import Experiment, started
+from speech_exp.experiment import Experiment
 from speech_exp.files import reason
+from speech_exp.resolvers import started
 
 # Hydra finds launchers in packages named hydra_plugins anywhere on the path.
 sys.path.append(str(Path(__file__).parents[1] / "launching" / "plugins"))
