@@ -118,14 +118,14 @@ def test_a_stream_takes_what_predict_takes_and_ends_once(recogniser):
     model = speech_exp.load(recogniser)
     codes_N, _ = soundfile.read(RECORDING, dtype="int16")
     floats_N = (codes_N / np.float32(2**15)).astype(np.float32)
-    heard = []
+    results = []
     for samples in (floats_N, codes_N, torch.from_numpy(floats_N), np.stack([floats_N, floats_N], axis=1)):
         stream = model.stream()
         assert stream.push(samples[:0]) == []
-        heard.append(stream.push(samples) + stream.finish())
+        results.append(stream.push(samples) + stream.finish())
         with pytest.raises(ValueError, match="this utterance has ended"):
             stream.push(samples)
-    assert heard[0] and all(words == heard[0] for words in heard)
+    assert results[0] and all(words == results[0] for words in results)
     with pytest.raises(AudioError, match="NaN"):
         model.stream().push(np.full(100, np.nan))
     with pytest.raises(TypeError, match="the samples are of type list"):

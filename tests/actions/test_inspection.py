@@ -144,15 +144,16 @@ def test_characters_of_a_corpus_are_those_of_its_transcripts(corpus, segments):
 
 
 def test_inspect_plays_what_training_reads(corpus, segments):
-    heard_at(1.0, corpus.folder, segments)
+    listening_is_at_speed(1.0, corpus.folder, segments)
 
 
-def test_a_speed_change_is_audible(inspect, undrawn, segments, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_speed_change_is_audible(inspect, segments, tmp_path):
     inspect(tmp_path, *GIGASPEECH, "augment.speeds=[0.9]", "listen=4")
-    heard_at(0.9, tmp_path, segments)
+    listening_is_at_speed(0.9, tmp_path, segments)
 
 
-def heard_at(speed, folder, segments):
+def listening_is_at_speed(speed, folder, segments):
     rows = table(folder / "listening.csv")
     assert len(rows) == len({row["id"] for row in rows}) == 4
     by_length = sorted(speech(segments, "XS"), key=lambda one: one["end_time"] - one["begin_time"])
@@ -162,17 +163,18 @@ def heard_at(speed, folder, segments):
         assert float(row["speed"]) == speed
         words = segment["text_tn"].lower().split()
         assert row["text"] == " ".join(word for word in words if not word.startswith("<"))
-        heard_N, rate_hz = soundfile.read(folder / "listening" / row["file"], dtype="float32")
+        played_N, rate_hz = soundfile.read(folder / "listening" / row["file"], dtype="float32")
         first, end = (round(segment[key] * RATE_HZ) for key in ("begin_time", "end_time"))
-        assert (rate_hz, len(heard_N)) == (RATE_HZ, -(-(end - first) * 100 // round(100 * speed)))
-        assert float(row["seconds"]) == len(heard_N) / RATE_HZ
+        assert (rate_hz, len(played_N)) == (RATE_HZ, -(-(end - first) * 100 // round(100 * speed)))
+        assert float(row["seconds"]) == len(played_N) / RATE_HZ
         if speed == 1:
             spoken_N, _ = soundfile.read(segment["path"], start=first, stop=end, dtype="float32")
-            np.testing.assert_allclose(heard_N, spoken_N, atol=2e-3)  # Opus decodes a little differently after a seek
+            np.testing.assert_allclose(played_N, spoken_N, atol=2e-3)  # Opus decodes a little differently after a seek
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_a_large_corpus_all_that_was_dropped_is_named_and_some_transcripts_are_read(
-    inspect, undrawn, segments, tmp_path, monkeypatch, capsys
+    inspect, segments, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(selection, "_NAMED", 2)
     monkeypatch.setattr(inspection, "_MOST_TRANSCRIPTS", 20)
@@ -192,7 +194,8 @@ def test_of_a_large_corpus_all_that_was_dropped_is_named_and_some_transcripts_ar
     assert 0 < sum(int(row["count"]) for row in table(tmp_path / "characters.csv")) <= sum(longest)
 
 
-def test_what_cannot_be_read_is_passed_over_and_named(inspect, undrawn, gigaspeech_root, segments, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_what_cannot_be_read_is_passed_over_and_named(inspect, gigaspeech_root, segments, tmp_path):
     root = tmp_path / "release"
     root.mkdir()
     (root / "GigaSpeech.json").write_bytes((gigaspeech_root / "GigaSpeech.json").read_bytes())
@@ -206,9 +209,9 @@ def test_what_cannot_be_read_is_passed_over_and_named(inspect, undrawn, gigaspee
     broken.unlink()
     broken.write_bytes(b"no audio")
     inspect(tmp_path, *GIGASPEECH, f"dataset.root={root}", "listen=2")
-    heard = [row["id"] for row in table(tmp_path / "listening.csv")]
-    assert len(heard) == 2
-    assert longest["sid"] not in heard
+    played = [row["id"] for row in table(tmp_path / "listening.csv")]
+    assert len(played) == 2
+    assert longest["sid"] not in played
     reasons = {row["id"]: row["reason"] for row in table(tmp_path / "dropped.csv")}
     assert "is not readable as audio" in reasons[longest["sid"]]
 
@@ -228,8 +231,8 @@ def test_inspect_lists_and_plays_digits_from_their_files(digits):
     rows = table(folder / "listening.csv")
     assert [row["seconds"] for row in rows[:2]] == [str(min(train.values())), str(max(train.values()))]
     for row in rows:
-        heard_N, rate_hz = soundfile.read(folder / "listening" / row["file"])
-        np.testing.assert_array_equal(heard_N, soundfile.read(paths[row["id"]])[0])
+        played_N, rate_hz = soundfile.read(folder / "listening" / row["file"])
+        np.testing.assert_array_equal(played_N, soundfile.read(paths[row["id"]])[0])
         assert (rate_hz, row["text"]) == (built.dataset.sample_rate_hz, row["id"][0])
 
 
@@ -241,8 +244,8 @@ def test_inspect_lists_and_plays_strings_as_they_are_joined(inspect, tmp_path):
     for row in table(tmp_path / "listening.csv"):
         number = train.ids.index(row["id"])
         assert (row["text"], float(row["seconds"])) == (train.strings[number].text, seconds[number])
-        heard_N, _ = soundfile.read(tmp_path / "listening" / row["file"], dtype="float32")
-        np.testing.assert_array_equal(heard_N, train.waveform(number))
+        played_N, _ = soundfile.read(tmp_path / "listening" / row["file"], dtype="float32")
+        np.testing.assert_array_equal(played_N, train.waveform(number))
     counts = Counter("".join(string.text for string in train.strings))
     assert found["targets"]["missing"] == [symbol for symbol in "'abcdefghijklmnopqrstuvwxyz" if not counts[symbol]]
 
