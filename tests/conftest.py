@@ -9,6 +9,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis import settings
 
 from speech_exp.data.corpus.prepared import CorpusTables
 from speech_exp.data.corpus.selection import Limits
-from speech_exp.data.digits import Digits
+from speech_exp.data.digits import BUNDLED, Digits
 from speech_exp.data.gigaspeech.data_set import GigaSpeech
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # set by shells for background jobs, and inherited
@@ -36,6 +37,14 @@ SAMPLE_RATE_HZ = 8000
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", deadline=None, derandomize=False, database=None, print_blob=True)
 settings.load_profile("same")
+
+
+LONGEST = ("test_ranks.py", "test_composition.py", "test_compilation.py", "test_extending.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first, with those of actions: one begun last leaves the other test process idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +100,18 @@ def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
         return Digits(**{**arguments, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of 240 of the 1,200 bundled recordings: all digits of three voices, indices 0 to 7."""
+    root = tmp_path_factory.mktemp("few")
+    folder = root / "digits_demo"
+    folder.mkdir()
+    for speaker in ("arthur", "emil", "fern"):
+        for path in (BUNDLED / "digits_demo").glob(f"?_{speaker}_[0-7].flac"):
+            shutil.copyfile(path, folder / path.name)
+    return root
 
 
 @pytest.fixture(scope="session")

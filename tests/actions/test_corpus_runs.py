@@ -119,7 +119,7 @@ def test_more_bad_audio_than_the_stated_share_ends_the_run(act, small_release, t
     root = shutil.copytree(small_release, tmp_path / "release")
     (path,) = root.glob("audio/audiobook/**/*.opus")
     path.write_bytes(path.read_bytes()[:200_000])
-    same = (*TINY, f"dataset.root={root}", f"dataset.prepared={tmp_path / 'prepared'}", "trainer.epoch_batches=null")
+    same = (*TINY, f"dataset.root={root}", f"dataset.prepared={tmp_path / 'prepared'}", "trainer.epochs=1")
     with pytest.raises(
         ValueError, match=r"train utterances cannot be used, more than the share dataset\.max_dropped_share=0\.01 "
     ):
@@ -148,7 +148,7 @@ def test_each_storage_gives_about_the_same_run(run, act, tmp_path):
         losses[kind] = results(tmp_path / kind)["metrics"]["test"]["loss"]
     assert losses["features"] == pytest.approx(losses["audio"], rel=1e-2)
     assert losses["shar"] == pytest.approx(losses["audio"], rel=1e-2)
-    # Which heard other speeds.
+    # The shared run trained at several speeds.
     assert losses["audio"] != pytest.approx(results(run)["metrics"]["test"]["loss"], rel=1e-6)
 
 

@@ -70,9 +70,10 @@ def test_records_and_checkpoints_contain_a_config_without_secrets(tmp_path, monk
     assert built.plain_config()["config"]["trainer"]["mlflow"] == "http://***@host"
 
 
-def test_a_refused_tracking_server_leaks_no_password(tmp_path):
+def test_a_refused_tracking_server_leaks_no_password(few_digits, tmp_path):
     """With the package mlflow or without it."""
     typed = ["dataset=digits_demo", "trainer=debug", "trainer.device=cpu", "hydra.run.dir=run", "cache_dir=cache"]
+    typed += [f"dataset.root={few_digits}"]
     uri = f"trainer.mlflow=http://me:{SECRET}@127.0.0.1:9"
     done = subprocess.run(
         [sys.executable, str(RUN), *typed, uri], cwd=tmp_path, capture_output=True, text=True, check=False
