@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def fsdd_root() -> Path:
-    """Root of the real FSDD."""
+    """Return the root of the real FSDD; skip the test if this machine lacks it."""
     shared = os.environ.get("SPEECH_EXP_DATA")
     if not shared:
         pytest.skip("needs the real FSDD: set SPEECH_EXP_DATA to the folder that holds fsdd/recordings")
@@ -61,7 +61,7 @@ def fsdd_root() -> Path:
 
 @pytest.fixture
 def tiny_root(tmp_path: Path) -> Path:
-    """Tiny data set with FSDD's file names: digits 0-2, three speakers, indices 0-5, tones of 0.1 to 0.3 s at 8 kHz."""
+    """Write a tiny data set with FSDD's file names: digits 0-2, three speakers, indices 0-5, tones of 0.1 to 0.3 s at 8 kHz."""
     root = tmp_path / "tiny"
     folder = root / "recordings"
     folder.mkdir(parents=True)
@@ -78,7 +78,7 @@ def tiny_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_digits(tiny_root: Path) -> Callable[..., Digits]:
-    """Builder of the data set in `tiny_root` (test index 0, validation 1, train 2-5); keywords override its arguments."""
+    """Return a builder of the data set in `tiny_root` (test index 0, validation 1, train 2-5); keywords override arguments."""
 
     def make(**changes: Any) -> Digits:
         arguments: dict[str, Any] = {
@@ -116,7 +116,7 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gigaspeech_root() -> Path:
-    """Root of the miniature GigaSpeech; tests must not write to it."""
+    """Return the root of the miniature GigaSpeech, to which tests must not write."""
     root = Path(os.environ.get("SPEECH_EXP_DATA", "")) / "gigaspeech-mini"
     if not (root / "GigaSpeech.json").exists():
         pytest.skip(f"needs gigaspeech-mini: {root} holds no GigaSpeech.json, set SPEECH_EXP_DATA")
@@ -125,7 +125,7 @@ def gigaspeech_root() -> Path:
 
 @pytest.fixture(scope="session")
 def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GigaSpeech]:
-    """Builder of the miniature data set, with one `prepared` folder for all; keywords override its arguments."""
+    """Return a builder of the miniature data set with a shared `prepared` folder; keywords override arguments."""
     prepared = tmp_path_factory.mktemp("prepared")
 
     def make(**changes: Any) -> GigaSpeech:
@@ -149,13 +149,13 @@ def gigaspeech(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def loaded_cuts(gigaspeech: Callable[..., GigaSpeech]) -> CorpusTables:
-    """Subsets XS, DEV and TEST of the miniature, read from its recordings."""
+    """Return the subsets XS, DEV and TEST of the miniature, read from its recordings."""
     return gigaspeech().corpus
 
 
 @pytest.fixture(scope="session")
 def small_release(gigaspeech_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Release with one recording of a few segments per part; tests that change it must copy it first."""
+    """Write a release with one recording of a few segments per part; tests that change it must copy it first."""
     root = tmp_path_factory.mktemp("small")
     release = json.loads((gigaspeech_root / "GigaSpeech.json").read_text())
     chosen = ("AUD0000000001", "POD0000000002", "YOU0000000002")

@@ -2,10 +2,13 @@
 
     python killed_run.py EVENT PATTERN [OVERRIDE ...]
 
-EVENT is Python's audit event, at which it kills itself (SIGKILL): `open`, or `os.rename` once the file is whole beside its
-place; at `write` the system kills it (SIGXFSZ) after `HALF_BYTES` of the file; `terminate` is `os.rename` with a SIGTERM. At
-`fill` it lives, but from the file on it can write no file, as on a full disk. PATTERN is that of the path. With the name of a
-signal as EVENT it gets that signal in step PATTERN of a phase of training.
+PATTERN matches the path of the file; EVENT is what happens at that file:
+
+- `open` or `os.rename`: the process kills itself (SIGKILL) at this audit event; at `os.rename` the temporary file is complete.
+- `terminate`: like `os.rename`, but with SIGTERM.
+- `write`: the system kills the process (SIGXFSZ) after `HALF_BYTES` of the file.
+- `fill`: the process lives, but from this file on it cannot write any file, as on a full disk.
+- the name of a signal: the process gets that signal in step PATTERN of a phase of training.
 """
 
 import os
@@ -27,7 +30,7 @@ def watch(event: str, arguments: tuple[object, ...]) -> None:
     if not fnmatch(str(arguments[event == "os.rename"]), pattern):
         return
     if awaited == "fill":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # Python ignores the signal of it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # Python ignores the signal SIGXFSZ
     elif awaited == "write":
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
         resource.setrlimit(resource.RLIMIT_FSIZE, (HALF_BYTES, HALF_BYTES))

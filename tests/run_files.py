@@ -13,23 +13,23 @@ def results(folder):
 
 
 def best(folder):
-    """The file of the deployable model."""
+    """Return the path of the run's deployable model."""
     (path,) = folder.glob("checkpoints/*_best.pt")
     return path
 
 
 def evaluation(checkpoint, part="test"):
-    """What action=evaluate wrote beside a checkpoint."""
+    """Return the results that action=evaluate wrote beside a checkpoint."""
     return json.loads(checkpoint.with_name(f"{checkpoint.stem}_{part}.json").read_text())
 
 
 def table(path):
-    """Rows of a CSV file by the names of its columns."""
+    """Return the rows of a CSV file as dicts."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def epochs_done(folder):
-    """So far; unlike a training state, which a later one replaces, this is seen however seldom one looks."""
+    """Return how many epochs are done; the history grows, whereas a training state may be replaced between two polls."""
     history = folder / "history.csv"
     return max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.exists() else 0

@@ -62,7 +62,7 @@ RESULTS: dict[str, Any] = {
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    """A complete results.json of a classification."""
+    """Return a complete results.json of a classification."""
     return copy.deepcopy(RESULTS)
 
 
@@ -71,7 +71,7 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Writes a run folder below tmp_path / "runs" without the code under test."""
+    """Return a function that writes a run folder below tmp_path / "runs", without the code under test."""
 
     def make(
         name: str,
@@ -107,7 +107,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def write_predictions(folder: Path, rows: Sequence[tuple[str, str, str]]) -> None:
-    """(id, reference, prediction) of each utterance, and its speaker where the id ends in `@speaker`."""
+    """Write predictions.csv from (id, reference, prediction); the speaker is the part of the id after `@`."""
     lines = [f"{','.join(row)},0.5,{row[0].partition('@')[2]}" for row in rows]
     header = "id,reference,prediction,score,speaker"
     (folder / "predictions.csv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
@@ -115,7 +115,7 @@ def write_predictions(folder: Path, rows: Sequence[tuple[str, str, str]]) -> Non
 
 @pytest.fixture
 def make_recogniser(make_run: MakeRun) -> MakeRun:
-    """As `make_run`, of a run that is judged by its word error rate."""
+    """Return a function like `make_run` for a run that is judged by its word error rate."""
 
     def make(name: str, wer: float, test_float: float | None = None, **changes: Any) -> Path:
         rates = {"wer": wer, "cer": wer / 2, "loss": 0.1}
@@ -133,7 +133,7 @@ def make_recogniser(make_run: MakeRun) -> MakeRun:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of one pixel, for comparisons of which a test reads numbers and words: drawing takes longer than all else."""
+    """Replace figures by single pixels in tests that read only numbers and words, because drawing is slow."""
 
     def write(*arguments: Any) -> Path:
         (path,) = [argument for argument in arguments if isinstance(argument, Path)]

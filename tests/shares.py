@@ -6,7 +6,7 @@ from speech_exp.data.batches import BatchSize, Share
 
 
 def check_shares(part, size, ranks):
-    """Each utterance on one rank, as many batches on each, and nothing but the share of what one process would get."""
+    """Check that each rank gets its share of the batches of a single process, and that all ranks get equally many batches."""
     shares = [Share(rank, ranks) for rank in range(ranks)]
     whole = list(part.shuffled(BatchSize(size), torch.Generator().manual_seed(3)))
     taken = [list(part.shuffled(BatchSize(size), torch.Generator().manual_seed(3), 0, share)) for share in shares]

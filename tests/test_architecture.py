@@ -26,7 +26,7 @@ LAYERS = [
     "command_line",
     "launching",
 ]
-BASE = -1  # modules beside the layers that anyone may use, and two of the command line that Hydra's callbacks need too
+BASE = -1  # modules outside the layers that all may import, and two of the command line that Hydra's callbacks need
 BASE_MODULES = ("speech_exp.command_line.composition_errors", "speech_exp.command_line.credentials")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -39,7 +39,7 @@ def layer(module: str) -> int:
 
 
 def imports(path: Path) -> list[str]:
-    """Every module that a file imports, inside functions and type checking blocks too."""
+    """Return every module that a file imports, including imports in functions and type-checking blocks."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -21,7 +21,7 @@ def compose():
 
 @pytest.fixture(scope="module")
 def typed(compose):
-    """As `compose`, which costs most of a test: the chosen groups are composed once, and values are set afterwards."""
+    """Return a faster `compose`: each choice of groups is composed once, and values are set afterwards."""
     composed = cache(compose)
 
     def make(*overrides):
@@ -54,8 +54,9 @@ INTEGER_MODELS = ("gru", "lstm", "lmu")  # those that task B2 can convert
 
 
 def compositions():
-    """Every data set, model and task, task C by its first approach; each other approach with every model, the data sets
-    in turn. By default every pair of these and every approach, all the rest where slow tests run.
+    """Yield every data set with every model and task (C with its first approach), and each other approach with every model.
+
+    Without the slow tests, every approach and every pair of data set, model and task still occurs.
     """
     datasets, models, (first, *others) = choices("dataset"), choices("model"), choices("c_approach")
     tasks = choices("task")

@@ -16,7 +16,7 @@ from speech_exp.training import float_runs
 
 GROUPS = ("dataset", "features", "augment", "encoder", "model", "objective", "decoder", "task", "c_approach", "kd")
 GROUPS += ("trainer", "action", "launcher", "experiment")
-WITH = {"c_approach": ["task=C"], "decoder": ["dataset=fsdd_strings"]}  # choices that have no meaning alone
+WITH = {"c_approach": ["task=C"], "decoder": ["dataset=fsdd_strings"]}  # choices that only make sense with others
 RESULTS = {name: name for name in RESULT_KEYS} | {"split": "official", "test_speaker": None}
 WITHOUT_EFFECT = ("dataset.workers", "dataset.host", "cache_dir", "trainer.keep", "trainer.watchdog_s")
 WITHOUT_EFFECT += ("trainer.checkpoint_every_s", "trainer.tensorboard", "dry_run", "resume", "slurm.partition", "study")
@@ -24,7 +24,7 @@ WITHOUT_EFFECT += ("trainer.checkpoint_every_s", "trainer.tensorboard", "dry_run
 
 @cache
 def composed():
-    """The config of every choice of every group."""
+    """Return the composed config of every choice of every group."""
     with composing() as compose:
         typed = {(group, choice): WITH.get(group, []) for group in GROUPS for choice in choices(group)}
         return {(group, choice): compose(f"{group}={choice}", *more) for (group, choice), more in typed.items()}
@@ -48,7 +48,7 @@ def test_every_choice_of_every_group_composes_and_resolves(group):
 def test_the_table_names_no_removed_key():
     found = every_key()
     known = {".".join(key.split(".")[:length]) for key in found for length in range(1, key.count(".") + 2)}
-    assert set(ROLES) - known == {"launcher"}  # whose choices hold keys of other names
+    assert set(ROLES) - known == {"launcher"}  # its choices contain keys of other groups
 
 
 def test_a_key_that_the_table_does_not_name_changes_results():
@@ -80,7 +80,7 @@ def test_the_hash_folder_names_and_groups_agree_on_every_key(tmp_path):
         in_name = sweep_subdir(["x=1", f"{key}=1"]) != sweep_subdir(["x=1"])
         groups = len(group_runs([run(0, key, "1"), run(1, key, "2")]).groups)
         shown = key in [differing for differing, *_ in config_differences(run(0, key, "1"), run(1, key, "2"))]
-        repeats = role(key) in (Role.FOLD, Role.REPETITION) or key == "dataset.split"  # of which results.json tells
+        repeats = role(key) in (Role.FOLD, Role.REPETITION) or key == "dataset.split"  # which results.json records
         assert in_hash == in_name == shown == changes_results(key), key
         assert (groups == 2) == (changes_results(key) and not repeats), key
         checked += 1
@@ -89,7 +89,7 @@ def test_the_hash_folder_names_and_groups_agree_on_every_key(tmp_path):
 
 def test_a_float_run_must_share_what_decides_data_and_network(monkeypatch):
     def refusal(key):
-        """Of a float run that differs in this key alone."""
+        """Return the error for a float run that differs in this key only."""
         content = {"choices": {"task": "A"}, "config": {key: "other"}, "network": {}, "data_fingerprint": "same"}
         monkeypatch.setattr(float_runs, "load_deployable", lambda *_: content)
         layer = SimpleNamespace(sizes=lambda: {"hidden_size": 8})

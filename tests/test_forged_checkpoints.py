@@ -34,13 +34,13 @@ def compose():
 
 @pytest.fixture(scope="module")
 def prediction(compose):
-    """The config of a prediction by the file that `forged` writes."""
+    """Return the config of a prediction with the file that `forged` writes."""
     return compose("action=predict", f"checkpoint={NAME}", f"audio={RECORDING}")
 
 
 @pytest.fixture(scope="module")
 def content(compose, tmp_path_factory):
-    """A sound checkpoint of an LMU, which has sizes of every kind."""
+    """Return the content of a valid checkpoint of an LMU, which has sizes of every kind."""
     folder = tmp_path_factory.mktemp("run")
     cache = f"cache_dir={tmp_path_factory.mktemp('cache')}"
     act(compose(cache, "trainer=debug", "trainer.epoch_batches=1", "model=lmu"), folder)
@@ -48,7 +48,7 @@ def content(compose, tmp_path_factory):
 
 
 def config(key, value):
-    """A forgery that sets `key` of the config."""
+    """Return a forgery that sets `key` of the config."""
 
     def forge(content):
         *path, last = key.split("/")
@@ -68,7 +68,7 @@ def network(change):
     return forge
 
 
-def whole(part, value):
+def replaced(part, value):
     return lambda content: content.update({part: value})
 
 
@@ -148,31 +148,31 @@ FORGERIES = {
     "another shape": network(lambda weight: weight[:, :-1].contiguous()),
     "a text for a tensor": network(lambda _: "weight"),
     "one tensor too many": lambda content: content["network"].update(extra=torch.zeros(3)),
-    "no tensors": whole("network", {}),
-    "no statistics": whole("front_end", {}),
-    "statistics of other features": whole("front_end", {"mean_F": torch.zeros(7), "std_F": torch.ones(7)}),
+    "no tensors": replaced("network", {}),
+    "no statistics": replaced("front_end", {}),
+    "statistics of other features": replaced("front_end", {"mean_F": torch.zeros(7), "std_F": torch.ones(7)}),
     "statistics of zero": lambda content: content["front_end"]["std_F"].zero_(),
-    "choices that are a list": whole("choices", ["task"]),
-    "a config that is a text": whole("config", "task"),
-    "a fingerprint that is a tensor": whole("data_fingerprint", torch.zeros(3)),
-    "a number without end": whole("data_fingerprint", 1 << 100_000),
-    "tables that share": whole("class_names", [["a"] * 10]),
+    "choices that are a list": replaced("choices", ["task"]),
+    "a config that is a text": replaced("config", "task"),
+    "a fingerprint that is a tensor": replaced("data_fingerprint", torch.zeros(3)),
+    "a number without end": replaced("data_fingerprint", 1 << 100_000),
+    "tables that share": replaced("class_names", [["a"] * 10]),
 }
 
 
 def bomb(levels):
-    """Lists of the one below: 20 of them stand for 10^20 items in a few hundred bytes."""
+    """Nest lists of ten references to the list below: 20 levels represent 10^20 items in a few hundred bytes."""
     value = [0] * 10
     for _ in range(levels):
         value = [value] * 10
     return value
 
 
-FORGERIES["lists that share"] = whole("class_names", bomb(20))
+FORGERIES["lists that share"] = replaced("class_names", bomb(20))
 
 
 def write(content, path):
-    """With a digest that fits, where the writer can compute one: it has no key, so a forger has it too."""
+    """Write a checkpoint with a valid digest where possible: it uses no secret key, so a forger can compute it too."""
     try:
         save_deployable(content, path)
     except Exception:
@@ -194,7 +194,7 @@ def forged(content, tmp_path, monkeypatch):
 
 
 def cheap(monkeypatch):
-    """Digests of what stands for terabytes are not computed to forge a file."""
+    """Replace the digest, which would take forever for a forgery that represents terabytes."""
     monkeypatch.setattr("speech_exp.training.checkpoint._digest", lambda _: "0" * 64)
 
 
@@ -232,7 +232,7 @@ def test_a_file_does_not_choose_where_folders_are_made(forged, compose, tmp_path
 COMMANDS = [
     ("predict", "an expanded tensor"),
     ("evaluate", "a shell"),
-]  # of a call in this process each is refused above
+]  # the tests above refuse each of these in this process
 COMMANDS += [
     pytest.param(action, name, marks=pytest.mark.slow)
     for action, name in (("predict", "sympy"), ("predict", "the package's own instantiate"), ("evaluate", "a cycle"))
@@ -276,7 +276,7 @@ def compressed(path):
 
 
 def overlapping(path):
-    """Many entries of one and the same bytes."""
+    """Write an archive with many entries that share the same bytes."""
     torch.save({"format": FORMAT, "network": {"w": torch.zeros(100_000)}}, path)
     with zipfile.ZipFile(path, "a") as archive:
         large = next(entry for entry in archive.infolist() if entry.filename.endswith("data/0"))

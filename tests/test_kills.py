@@ -66,7 +66,7 @@ def wait_for(condition, process, limit_s=120):
 
 
 def kill(folder, event, pattern):
-    """A run that dies at the first file operation of this kind."""
+    """Start a run that is killed at the first file operation of this kind."""
     process = start(folder, program=(RUN.parent / "tests" / "killed_run.py", event, str(folder / pattern)))
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == -(signal.SIGXFSZ if event == "write" else signal.SIGKILL), printed
@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, moment):
 
 @pytest.mark.parametrize("pattern", ["cache/*", "run/predictions.csv"])
 def test_a_signal_outside_the_fit_leaves_a_stopped_run(tmp_path, pattern):
-    """While features are computed and while the report is written."""
+    """The signal comes while features are computed or while the report is written."""
     process = start(tmp_path, program=(RUN.parent / "tests" / "killed_run.py", "terminate", str(tmp_path / pattern)))
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, printed
@@ -137,7 +137,7 @@ def test_a_full_disk_is_reported_in_one_sentence_that_names_the_file(whole, tmp_
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_the_state_before_the_process_ends(whole, tmp_path, number):
-    """In the 20th step of phase two: within the third epoch, of which no state is saved unasked before its end."""
+    """The signal comes in step 20 of phase two, within the third epoch, where no state would otherwise be saved."""
     killed_run = (RUN.parent / "tests" / "killed_run.py", number.name, "20")
     process = start(tmp_path, "trainer.checkpoint_every_s=null", program=killed_run)
     printed, _ = process.communicate(timeout=300)
@@ -167,7 +167,7 @@ def sweep_command(folder):
 
 def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
     def finished():
-        """When the results of each finished run were written; a run that is killed while it draws is not finished."""
+        """Return when the results of each finished run were written; a run killed while drawing is not finished."""
         runs = {path.parent: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/run.json")}
         done = [folder for folder, run in runs.items() if run["status"] == "finished"]
         return {folder.name: (folder / "results.json").stat().st_mtime_ns for folder in done}
@@ -181,7 +181,7 @@ def test_a_sweep_killed_twice_ends_with_every_run_once(tmp_path):
         process.kill()
         process.wait()
         now = finished()
-        assert known.items() <= now.items()  # none was run again
+        assert known.items() <= now.items()  # no finished run was repeated
         known = now
     assert len(known) < 36
     last = subprocess.run([*sweep_command(tmp_path), "resume=true"], capture_output=True, text=True, check=False)
@@ -204,8 +204,9 @@ def test_eight_processes_on_a_cold_cache_build_it_once(tmp_path):
         )
         for number in range(8)
     ]
-    told = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8, told
-    assert sum("features: 1,200/1,200" in err for _, err in told) == 1  # the progress of the one that built it
-    assert len({out.partition("SHA-256")[2] for out, _ in told}) == 1
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, outputs
+    # Only the process that built the cache showed its progress.
+    assert sum("features: 1,200/1,200" in err for _, err in outputs) == 1
+    assert len({out.partition("SHA-256")[2] for out, _ in outputs}) == 1
     assert len(list((tmp_path / "cache").glob("*/frames.npy"))) == 1

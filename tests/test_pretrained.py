@@ -30,7 +30,7 @@ def compose():
 
 @pytest.fixture(scope="module")
 def checkpoint(compose, tmp_path_factory):
-    """Writes a model of random weights and names its file."""
+    """Return a function that saves a model with random weights and returns its path."""
 
     def write(*overrides: str) -> str:
         folder = tmp_path_factory.mktemp("random")

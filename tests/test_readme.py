@@ -48,7 +48,7 @@ def test_ci_runs_the_two_set_up_commands():
             assert (f"pip install -q {rest}" if not install and rest else part) in ci, part
 
 
-EXTENDED = ("dataset", "model", "c_approach")  # users add choices to these groups without a change of the README
+EXTENDED = ("dataset", "model", "c_approach")  # users add choices to these groups without changing the README
 COMPLETE = ("features", "augment", "encoder", "objective", "decoder", "task", "kd", "trainer", "action")
 
 

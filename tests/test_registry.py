@@ -13,7 +13,7 @@ GROUPS = {node.partition(".")[0] for node in REGISTERED}
 
 
 def named(node, key):
-    """(node, class) of every `_target_` at or below `node`."""
+    """Return (node, class) of every `_target_` at or below `node`."""
     if not isinstance(node, dict):
         return set()
     own = {(key, node["_target_"])} if "_target_" in node else set()

@@ -26,14 +26,14 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def command(cache, tmp_path, monkeypatch):
-    """Carries out a command line with a fresh folder as the current one."""
+    """Return a function that carries out a command line in a new current folder."""
     monkeypatch.chdir(tmp_path)
     with composing(), without_figures():
         yield lambda *typed: GlobalHydra.instance().hydra.run("config", run, [*QUIET, cache, *typed]).return_value
 
 
 def contents(folder):
-    """Of every file below a folder, but for the lock."""
+    """Return the content of every file below a folder, except the lock."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name}
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_record_beside_whole_states_loses_nothing(command, finished):
 
 def test_a_process_that_is_refused_does_not_relabel_the_run(command, finished):
     before = contents(finished)
-    with run_lock(finished), pytest.raises(UserError, match="is in use by process"):  # as while the run goes on
+    with run_lock(finished), pytest.raises(UserError, match="is in use by process"):  # as if the run were in progress
         command(*SMALL, "resume=false", "seed=1", "trainer.lr=0.1", "hydra.run.dir=run")
     assert contents(finished) == before
     (found,) = find_runs(finished)

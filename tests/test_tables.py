@@ -18,7 +18,7 @@ MARKED = "<!-- table {}: python run.py; commit abc; sources def -->\n{}<!-- end 
 
 @pytest.fixture
 def project(tmp_path):
-    """The project's sources, to be changed."""
+    """Return a copy of the project's sources that tests may change."""
     for folder in ("conf", "speech_exp"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.wav", "__pycache__"))
     return tmp_path
@@ -108,7 +108,7 @@ def run(commit, dirty=False, seed=0):
 
 @pytest.fixture
 def written(project, monkeypatch):
-    """Write a table of these runs; returns the README and RESULTS.md that stood around it."""
+    """Return a function that writes a table of runs into README.md and RESULTS.md and returns both."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(project)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "add", "conf", "speech_exp"], check=True)

@@ -38,7 +38,7 @@ def start(tmp_path, cache):
             text=True,
             cwd=tmp_path,
             env=ENVIRONMENT,
-            start_new_session=True,  # as of a terminal, which sends Ctrl-C to all in it
+            start_new_session=True,  # as in a terminal, which sends Ctrl-C to all its processes
         )
 
     return popen
@@ -78,7 +78,7 @@ def children(process):
 
 def test_two_processes_leave_one_folder_and_one_log_as_one_does(start, tmp_path):
     for ranks in (1, 2):
-        # One state is kept: before the last one they were saved by the clock.
+        # Only one state is kept: the earlier ones were saved by the clock.
         status, out, err = finish(start("trainer=debug", "trainer.keep=1", f"hydra.run.dir={ranks}", ranks=ranks))
         assert status == 0, err
         assert out.count("best epoch") == 1
@@ -86,7 +86,7 @@ def test_two_processes_leave_one_folder_and_one_log_as_one_does(start, tmp_path)
     assert files(tmp_path / "1") == files(tmp_path / "2")
     assert read(tmp_path / "2" / "run.json")["processes"] == 2
     one, two = (read(tmp_path / str(ranks) / "results.json")["metrics"]["val"] for ranks in (1, 2))
-    assert two["loss"] == pytest.approx(one["loss"], rel=0.2)  # the noise of augmentation is not the same
+    assert two["loss"] == pytest.approx(one["loss"], rel=0.2)  # augmentation draws different noise
     before = (tmp_path / "2" / "results.json").stat().st_mtime_ns
     status, out, _ = finish(start("trainer=debug", "trainer.keep=1", "hydra.run.dir=2"))
     assert status == 0
@@ -101,7 +101,7 @@ def test_a_folder_named_by_the_clock_is_one_for_all(start, tmp_path):
 
 
 def test_one_torchrun_a_node_trains_one_model(tmp_path):
-    """Of two nodes, both this machine; the feature cache is built by whichever process comes first."""
+    """This machine acts as both nodes; the first process builds the feature cache."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -213,7 +213,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(start, tmp_path, whole, end):
 
 
 def test_the_documented_command_trains_connected_digits(start, tmp_path, fsdd_root):
-    """`torchrun --nproc_per_node=2 run.py dataset=fsdd_strings model=lmu`, for two short epochs."""
+    """The README's command, `torchrun --nproc_per_node=2 run.py dataset=fsdd_strings model=lmu`, for two short epochs."""
     typed = ("dataset=fsdd_strings", "model=lmu", "trainer.epochs=2", "trainer.epoch_batches=4", "hydra.run.dir=run")
     status, _, err = finish(start(*typed))
     assert status == 0, err

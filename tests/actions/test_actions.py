@@ -22,7 +22,7 @@ FIGURES = {"training_curves", "confusion_matrix", "metrics_table", "flowchart", 
 
 def act(compose, folder, cache, *overrides):
     built = experiment(compose("dataset=digits_demo", "trainer.device=cpu", f"cache_dir={cache}", *overrides), folder)
-    # What the command line would hold: the places named here are not the user's words to a checkpoint.
+    # As on a command line: the folders set here must not count as overrides of a checkpoint.
     built.overrides = tuple(override for override in overrides if not override.startswith("trainer="))
     return built.build("action")(built)
 
@@ -143,7 +143,7 @@ def test_predict_agrees_over_rates_channels_and_formats(run, compose, cache, tmp
         assert probabilities(row).sum() == pytest.approx(1.0, abs=1e-3)
         assert row.split("\t")[1] == str(probabilities(row).argmax())
     np.testing.assert_allclose(probabilities(rows[0]), probabilities(rows[1]), atol=1e-4)
-    # Linear interpolation bends the upper octave a little; the probabilities stay close.
+    # Linear interpolation distorts the upper octave a little; the probabilities stay close.
     np.testing.assert_allclose(probabilities(rows[0]), probabilities(rows[2]), atol=0.15)
     assert f"not predicted: {sounds / 'd_broken.wav'} is not readable as audio" in printed.err
     assert not any("notes.txt" in line for line in lines)
@@ -156,7 +156,7 @@ def test_predict_gives_the_probability_that_the_test_gave(run, compose, cache, t
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split("\t")[1] == row["prediction"]
     assert probabilities(line).max() == pytest.approx(float(row["score"]), abs=1e-4)
-    main(["predict", str(best(folder)), str(RECORDING)])  # as of a wheel, without any config
+    main(["predict", str(best(folder)), str(RECORDING)])  # as in an installed wheel, without the config files
     assert capsys.readouterr().out.splitlines()[1] == line
 
 

@@ -36,7 +36,7 @@ def evaluate(act, folder, path):
 
 @pytest.fixture(scope="module")
 def trained(act, tmp_path_factory):
-    """Folder of a float run of a model, trained when first asked for."""
+    """Return a function that gives the folder of a model's float run, trained at its first call."""
 
     @once
     def folder_of(model):
@@ -58,7 +58,7 @@ def gru(trained):
 
 
 def refuse_other_memory(act, folder, name):
-    """A memory that hears the negative of its signals is as stable and on the same grid, but not the one of the config."""
+    """Check that a negated B is refused: it is as stable and on the same grid, but not the one that the config describes."""
     content = load_deployable(str(best(folder / "run")))
     content["network"][name] = -content["network"][name]
     save_deployable(content, folder / "other_best.pt")
@@ -67,7 +67,7 @@ def refuse_other_memory(act, folder, name):
 
 
 def assert_stored(folder, found):
-    """The bytes reported are those of a file beside the checkpoint, which gives the checkpoint's network again."""
+    """Check that the reported bytes are those of the packed file, and that the file restores the checkpoint's network."""
     path = best(folder).with_suffix(".packed")
     assert path.stat().st_size == found["size"]["packed_bytes"]
     content = load_deployable(str(best(folder)))
@@ -98,7 +98,7 @@ def test_powers_of_two_from_a_float_run(act, float_run, tmp_path):
         "seed=5",
     )
     found = results(tmp_path / "run")
-    # The reference is the run that was started from, to the last digit.
+    # The reference equals the float run that the run started from, to the last digit.
     assert found["metrics"]["test_float"] == results(start)["metrics"]["test"]
     assert (found["certificate"]["kind"], found["c_approach"]) == ("power_of_two", "snap_epoch")
     saved = torch.load(best(tmp_path / "run"), weights_only=True)["network"]
@@ -134,10 +134,12 @@ def test_a_weight_off_the_grid_is_caught_by_evaluate_from_the_checkpoint_alone(a
     act(tmp_path / "run", "task=C", "c_approach=ste", "task.start_epoch=2", f"task.float_checkpoint={gru}")
     content = load_deployable(str(best(tmp_path / "run")))
     content["network"]["output.bias"][3] += 0.3
-    save_deployable(content, tmp_path / "tampered_best.pt")  # sealed anew: only the certificate can find it
+    save_deployable(
+        content, tmp_path / "tampered_best.pt"
+    )  # with a valid digest: only the certificate can detect the change
     with pytest.raises(CertificateError, match=r"1 of output.bias"):
         evaluate(act, tmp_path, tmp_path / "tampered_best.pt")
-    # A float run's weights in a checkpoint that says task C.
+    # The weights of a float run in a checkpoint of task C.
     content["network"] = load_deployable(str(best(gru)))["network"]
     save_deployable(content, tmp_path / "mixed_best.pt")
     with pytest.raises(CertificateError, match="off the grid of c_approach=ste"):
@@ -185,7 +187,7 @@ def test_quantisation_aware_training_is_validated_in_integers(act, gru, tmp_path
     rows = table(tmp_path / "history.csv")
     assert [row["phase"] for row in rows] == ["quantisation-aware"] * 2
     assert found["metrics"]["test_float"] == results(gru)["metrics"]["test"]
-    # What was chosen in training is what deploys: the same integer network, the same validation.
+    # The deployed network is the one selected in training: the same integers, the same validation metrics.
     assert float(rows[found["best_epoch"] - 1]["val_accuracy"]) == found["metrics"]["val"]["accuracy"]
 
 
@@ -196,11 +198,11 @@ def test_a_teacher_is_trained_first_kept_and_changes_only_the_loss(act, tmp_path
     assert (results(teacher)["task"], results(teacher)["epochs"]) == ("A", 2)
     assert results(teacher)["size"]["hidden_size"] == results(tmp_path / "one")["size"]["hidden_size"]
     assert results(tmp_path / "one")["kd"] == "teacher"
-    # The same teacher taken from its folder gives the same student to the last bit.
+    # Loading the same teacher from its folder gives the same student, bit for bit.
     act(tmp_path / "two", *typed, f"kd.run={teacher}")
     assert not (tmp_path / "two" / "teacher").exists()
     assert results(tmp_path / "one")["metrics"] == results(tmp_path / "two")["metrics"]
-    # A share of 0 leaves the loss without the teacher: the run without distillation.
+    # With alpha 0 the teacher has no part in the loss: the result is that of a run without distillation.
     act(tmp_path / "alone", *typed, f"kd.run={teacher}", "kd.alpha=0")
     act(tmp_path / "plain", *typed[:3], "seed=5")
     assert results(tmp_path / "alone")["metrics"] == results(tmp_path / "plain")["metrics"]
@@ -213,7 +215,7 @@ def test_a_teacher_has_all_the_sizes_that_the_budget_gave_its_student(act, tmp_p
     student, teacher = (results(folder)["size"] for folder in (tmp_path, tmp_path / "teacher"))
     for size in ("hidden_size", "memory_channels", "order"):
         assert student[size] == teacher[size]
-    # They are numbers in the teacher's config, as its task A solves for nothing.
+    # The teacher's config states them as numbers, because its task A does not solve for sizes.
     saved = load_deployable(str(best(tmp_path / "teacher")))["config"]["model"]
     assert (saved["memory_channels"], saved["order"]) == (student["memory_channels"], student["order"])
 

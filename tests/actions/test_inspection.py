@@ -26,7 +26,7 @@ GIGASPEECH = (
     "dataset=gigaspeech_mini",
     "dataset.workers=0",
     "features.normalization=utterance",
-)  # no statistics to take
+)  # which needs no statistics
 STRINGS = ("dataset=fsdd_strings", "dataset.bundled=true", "dataset.folder=digits_demo", "dataset.split=random")
 FILES = {"inspection.json", "dropped.csv", "characters.csv", "listening.csv", "listening", "figures"}
 FIGURES = {"durations.png", "characters.png", "batch.png"}
@@ -62,7 +62,7 @@ def inspect(compose, cache, prepared):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Figures take most of the time of a small data set."""
+    """Skip the figures, which take most of the time with a small data set."""
     monkeypatch.setattr(inspection, "_draw", lambda *_: None)
 
 
@@ -78,7 +78,7 @@ def digits(inspect, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def segments(gigaspeech_root):
-    """Each segment of the release: its subsets, begin, end, text and file."""
+    """Return each segment of the release by its id: subsets, begin, end, text and file."""
     release = json.loads((gigaspeech_root / "GigaSpeech.json").read_text())
     return {
         one["sid"]: {**one, "path": gigaspeech_root / audio["path"]}

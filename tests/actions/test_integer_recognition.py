@@ -80,7 +80,9 @@ def test_evaluate_finds_the_same_again_and_a_layer_that_was_changed(act, integer
     weights = content["network"]
     key = next(key for key in weights if key.startswith(f"network.{layer}.") and key.endswith(".product.bias"))
     weights[key][0] = 2**31 - 1
-    save_deployable(content, tmp_path / "tampered_best.pt")  # sealed anew: only the layer itself can tell
+    save_deployable(
+        content, tmp_path / "tampered_best.pt"
+    )  # with a valid digest: only the layer itself can detect the change
     with pytest.raises(ValueError, match=rf"the accumulator {layer}\.\w+ may reach .* int32 ends at"):
         evaluate(act, tmp_path, tmp_path / "tampered_best.pt")
 
@@ -93,7 +95,7 @@ def test_quantisation_aware_epochs_with_a_teacher_are_validated_in_integers(act,
     (row,) = table(tmp_path / "run" / "history.csv")
     assert row["phase"] == "quantisation-aware"
     assert [float(row[f"val_{name}"]) for name in EXACT] == [found["metrics"]["val"][name] for name in EXACT]
-    assert found["metrics"]["test"]["loss"] < found["engines"]["float"]["metrics"]["loss"]  # it went on learning
+    assert found["metrics"]["test"]["loss"] < found["engines"]["float"]["metrics"]["loss"]  # it kept learning
     assert evaluate(act, tmp_path, best(tmp_path / "run"))["metrics"]["test"] == found["metrics"]["test"]
 
 

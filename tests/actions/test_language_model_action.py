@@ -14,7 +14,7 @@ DATA = ("dataset=fsdd_strings", "dataset.bundled=true", "dataset.folder=digits_d
 
 @pytest.fixture(scope="module")
 def strings(compose, tmp_path_factory):
-    """An experiment over connected digits, its features shared by the tests of this module."""
+    """Return an experiment over connected digits whose features all tests of this module share."""
     return experiment(compose("action=language_model", *DATA), tmp_path_factory.mktemp("run"))
 
 
@@ -38,7 +38,7 @@ def test_transcripts_are_those_of_the_part_in_its_order(strings):
 def test_no_audio_of_a_corpus_is_read_for_its_transcripts(compose, small_release, tmp_path, monkeypatch):
     corpus = ("dataset=gigaspeech", f"dataset.root={small_release}", f"dataset.prepared={tmp_path}")
     small = ("encoder=asr_small", "dataset.workers=0", "trainer.device=cpu")
-    unread = "features.normalization=utterance"  # statistics would be taken of audio
+    unread = "features.normalization=utterance"  # global statistics would be computed from audio
     built = experiment(compose("action=language_model", *corpus, *small, unread), tmp_path / "run")
 
     def refuse(reader, number):

@@ -32,7 +32,7 @@ def test_a_file_that_is_damaged_on_the_disk_ends_the_run(deployment, tmp_path, m
 
 
 class Forgetful(PowerCode):
-    """Loses the sign of the last weight."""
+    """A faulty coding that loses the sign of the last weight."""
 
     def unpack(self, source, like):
         found = super().unpack(source, like)

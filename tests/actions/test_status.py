@@ -34,7 +34,7 @@ def ended_pid():
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes a run folder of the sweep in tmp_path; the arguments go into run.json, which None leaves out."""
+    """Return a function that writes a run folder of the sweep in tmp_path; `record` None writes no run.json."""
 
     def write(name, record, history=HISTORY, silent_s=0.0):
         folder = tmp_path / name
@@ -66,7 +66,7 @@ def test_every_state_is_reported(make, tmp_path, ended_pid):
     make("seed=0", {"status": "finished"})
     make("seed=1", {"status": "failed", "error": "ValueError: x", "trace": ["a", "  ^^^", "b", "ValueError: x"]})
     make("seed=2", {"status": "interrupted", "error": "KeyboardInterrupt: stopped by the user"})
-    make("seed=3", {"status": "running"}, silent_s=5000)  # alive, whatever an epoch takes
+    make("seed=3", {"status": "running"}, silent_s=5000)  # alive, however long an epoch takes
     make("seed=4", {"status": "running", "pid": ended_pid})
     make("seed=5", {"status": "running", "host": "node7"})
     make("seed=6", {"status": "running", "host": "node7"}, silent_s=5000)
@@ -84,7 +84,7 @@ def test_every_state_is_reported(make, tmp_path, ended_pid):
     assert "\nstopped seed=2\n    KeyboardInterrupt: stopped by the user\n" in text
     assert f"\nstopped seed=4\n    its process {ended_pid} has ended" in text
     assert "\nsilent seed=6\n    nothing written for 83 minutes on node7" in text
-    assert "rerun" not in text  # this process, which started it, goes on
+    assert "rerun" not in text  # the process that started the sweep, this one, is still running
 
 
 def test_a_new_epoch_or_checkpoint_is_a_sign_of_life(make, tmp_path):
@@ -152,7 +152,7 @@ def test_a_broken_record_is_reported_and_hides_no_other_run(make, tmp_path, brok
 def test_a_process_lives_until_it_has_ended(ended_pid):
     own = process()
     assert process_lives(*own.values())
-    assert process_lives(1, psutil.Process(1).create_time())  # also another user's
+    assert process_lives(1, psutil.Process(1).create_time())  # a process of another user counts too
     assert not process_lives(ended_pid, time.time())
     for broken in (None, "1", 10**30, -1):
         assert not process_lives(broken, own["process_started_s"])
@@ -211,7 +211,7 @@ def status_of(sweep):
 
 
 def started(sweep, process, seed):
-    """Waits for an epoch of this seed's run."""
+    """Wait until the run with this seed has finished an epoch."""
     deadline = time.monotonic() + 300
     while not list(sweep.glob(f"*seed={seed}*/history.csv")):
         assert process.poll() is None, process.communicate()
@@ -230,7 +230,7 @@ def test_a_sweep_with_a_failing_run_is_followed_from_another_process(cache, tmp_
     typed = [*SWEEP[:-1], "seed=0,1", failing, f"cache_dir={cache}", f"hydra.sweep.dir={sweep}"]
     process = start(*typed, cwd=tmp_path)
     started(sweep, process, 1)
-    process.send_signal(signal.SIGSTOP)  # so that the third run cannot end before it is looked at
+    process.send_signal(signal.SIGSTOP)  # keeps the third run from ending before its status is read
     out, found, err = status_of(sweep)
     process.send_signal(signal.SIGCONT)
     assert found == ["done", "failed", "running", "waiting"], out + err
@@ -251,7 +251,7 @@ def test_a_killed_sweep_is_reported_with_the_command_that_resumes(cache, tmp_pat
     sweep = tmp_path / "sweep"
     process = start(*SWEEP, f"cache_dir={cache}", f"hydra.sweep.dir={sweep}", cwd=tmp_path)
     started(sweep, process, 1)
-    process.send_signal(signal.SIGSTOP)  # so that the second run cannot end before it is looked at
+    process.send_signal(signal.SIGSTOP)  # keeps the second run from ending before its status is read
     assert status_of(sweep)[1] == ["done", "running", "waiting", "waiting"]
     process.kill()
     process.communicate()

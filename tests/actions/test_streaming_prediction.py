@@ -16,7 +16,7 @@ STREAMS = (*SMALL, "model.hidden_size=8", "objective.blank_bias=0.0", "encoder.a
 
 @pytest.fixture(scope="module")
 def checkpoint(compose, tmp_path_factory):
-    """Writes a recogniser of random weights that outputs letters and spaces, and names its file."""
+    """Return a function that saves a recogniser with random weights that outputs letters and spaces, and returns its path."""
 
     def write(*overrides: str) -> str:
         folder = tmp_path_factory.mktemp("random")
@@ -48,7 +48,7 @@ def predict(compose, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    """Audio from one sample to three seconds, at several rates, mono and stereo."""
+    """Return a folder of sound files of one sample to three seconds, at several rates, mono and stereo."""
     folder = tmp_path_factory.mktemp("sounds")
     generator = np.random.default_rng(0)
     for samples, rate_hz, channels in (
@@ -78,7 +78,7 @@ def test_streaming_ends_in_the_line_of_the_whole_file(checkpoint, predict, sound
     predict(file, sounds, "streaming=true")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith("  ")] == whole
-    # Lines of words stand before that of their file, and hold what it holds.
+    # The words of a file are printed before its line, and are the same as in that line.
     words: list[str] = []
     for line in lines[1:]:
         if line.startswith("  "):
@@ -90,7 +90,7 @@ def test_streaming_ends_in_the_line_of_the_whole_file(checkpoint, predict, sound
 
 
 def test_times_count_the_frames_before_downsampling(checkpoint, predict, sounds, capsys):
-    """One sample is one frame and one state, which stands for four frames of 10 ms."""
+    """Each state stands for four frames of 10 ms, so times are multiples of 40 ms."""
     predict(checkpoint(*STREAMS, "model=gru", "encoder.downsampling=4"), sounds / "24000_8000_1.wav", "streaming=true")
     last = capsys.readouterr().out.splitlines()[-1]
     times_s = [float(number) for number in re.findall(r"\d+\.\d\d", last.split("\t")[2])]

@@ -87,7 +87,7 @@ ONE_LINE = {
 @pytest.mark.filterwarnings("error:Callback")  # Hydra turns an error of a callback into a warning
 @pytest.mark.parametrize(("typed", "expected"), ONE_LINE.items())
 def test_each_error_of_the_user_is_one_line(tmp_path, monkeypatch, capfd, typed, expected):
-    """In this process, as each of its own takes seconds."""
+    """Runs the command in this process, because starting a separate one takes seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", [str(RUN), *typed.split(), "dataset=digits_demo", "trainer.device=cpu"])
@@ -138,7 +138,7 @@ def test_ctrl_c_between_the_runs_of_a_sweep_names_its_folder(tmp_path, monkeypat
 
 
 def test_ctrl_c_ends_a_run_even_where_its_exception_is_lost():
-    """As Python loses those that are raised while it deletes an object."""
+    """Python drops an exception that is raised while an object is being deleted."""
     with pytest.raises(KeyboardInterrupt), interruptible(), suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -71,7 +71,7 @@ def test_records_and_checkpoints_contain_a_config_without_secrets(tmp_path, monk
 
 
 def test_a_refused_tracking_server_leaks_no_password(few_digits, tmp_path):
-    """With the package mlflow or without it."""
+    """Holds whether or not the package mlflow is installed."""
     typed = ["dataset=digits_demo", "trainer=debug", "trainer.device=cpu", "hydra.run.dir=run", "cache_dir=cache"]
     typed += [f"dataset.root={few_digits}"]
     uri = f"trainer.mlflow=http://me:{SECRET}@127.0.0.1:9"
@@ -121,7 +121,7 @@ def test_a_sweep_of_a_preset_with_a_password_ends_before_it_writes(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     with composing() as compose:
         config = compose("seed=0", "hydra.sweep.dir=sweep")
-        config.trainer.mlflow = f"http://me:{SECRET}@host"  # as a file of conf/ sets it
+        config.trainer.mlflow = f"http://me:{SECRET}@host"  # as if set in a file of conf/
         with pytest.raises(SystemExit, match=r"trainer\.mlflow contains a password in a file of conf/"):
             RecordSweep().on_multirun_start(config)
     assert list(tmp_path.iterdir()) == []
@@ -135,7 +135,7 @@ def test_anything_else_stays_as_it_was_typed():
 
 
 def test_the_data_set_gets_it(tmp_path):
-    """Without it nothing would be downloaded: here it fails at a server that is not there, and names no secret."""
+    """With a password the download is attempted: it fails because there is no server, without revealing the secret."""
     where = (f"dataset.root={tmp_path / 'release'}", "dataset.host=http://127.0.0.1:9/x")
     done = run("action=prepare", *where, cwd=tmp_path)
     assert done.returncode == 1

@@ -45,7 +45,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def shown(browser: Any, make_run: MakeRun, tmp_path: Path) -> Any:
-    """A page of gru and lmu in tasks A and B1 with two seeds each, and one run that failed."""
+    """Open a page of gru and lmu in tasks A and B1 with two seeds each, and one failed run."""
     accuracies = iter((0.9, 0.8, 1.0, 0.75, 0.95, 0.5, 0.65, 0.099))
     for model in ("gru", "lmu"):
         for task in ("A", "B1"):
@@ -66,7 +66,7 @@ def shown(browser: Any, make_run: MakeRun, tmp_path: Path) -> Any:
 
 
 def names(browser: Any, table: str = "runs") -> list[str]:
-    """First cells of the rows that can be seen, from top to bottom."""
+    """Return the first cells of the visible rows, from top to bottom."""
     cells = browser.find_elements("css selector", f"#{table} tbody tr th")
     return [cell.text for cell in cells if cell.is_displayed()]
 
@@ -77,7 +77,7 @@ def sections(browser: Any) -> list[str]:
 
 
 def click_header(browser: Any, title: str, table: str = "runs") -> str:
-    """Click and tell how the column is sorted then."""
+    """Click a column's header and return how the column is then sorted."""
     headers = browser.find_elements("css selector", f"#{table} thead th")
     (header,) = [one for one in headers if one.text.split("\n")[0].strip() == title]
     header.find_element("css selector", "button").click()
@@ -114,7 +114,7 @@ def test_sorts_tests_by_value_and_not_by_text(shown: Any) -> None:
         "lmu · B1",
         "gru · B1",
         "lmu · A",
-    ]  # -100, -50 and -8.33, which text sorts otherwise
+    ]  # -100, -50 and -8.33, which would sort differently as text
     click_header(shown, "p", "tests")
     assert names(shown, "tests") == ["lmu · B1", "gru · B1", "lmu · A"]  # < 0.001, 0.031 and 1.000
 
@@ -169,4 +169,4 @@ def test_no_error_no_request_and_figures_that_are_drawn(shown: Any) -> None:
     widths = shown.execute_script(drawings)
     assert len(widths) == 6 and min(widths) > 200
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert shown.execute_script(wide) == 0  # wide tables scroll by themselves
+    assert shown.execute_script(wide) == 0  # wide tables scroll, not the page

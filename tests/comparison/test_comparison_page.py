@@ -24,7 +24,7 @@ VOID = {"meta", "input", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, whether every one is closed, and the texts of cells."""
+    """A parser that collects elements with their attributes, unclosed elements, and the texts of cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def picture(path: Path) -> Path:
-    """1440 x 320 pixels."""
+    """Write a picture of 1440 x 320 pixels."""
     figure = style.new_figure(9.0, 2.0)
     figure.subplots().plot([1, 2])
     return style.save(figure, path)

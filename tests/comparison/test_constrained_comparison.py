@@ -31,7 +31,7 @@ def compared(runs: Path) -> Comparison:
 
 
 def line(found: Comparison, title: str) -> list[str]:
-    """Cells of a row of the main table."""
+    """Return the cells of a row of the main table."""
     (text,) = [one for one in found.markdown.splitlines() if one.startswith(f"| {title} |")]
     return text.strip("| ").split(" | ")[1:]
 
@@ -123,7 +123,7 @@ class TestLostAgainstFloat:
             make_run(f"b{lr}", reference, task="B1", overrides=[f"trainer.lr={lr}"])
         for lr in ("0.1", "0.2", "0.3"):
             make_run(f"c{lr}", 0.85, task="C", c_approach="ema", overrides=[f"trainer.lr={lr}"])
-        # No float run has the third setting, so that its reference is the mean of both.
+        # No float run has the third setting, so its reference is the mean of both.
         assert line(compared(runs), "lost against float (points)") == ["–", "–", "5.00", "-5.00", "0.00"]
 
     def test_each_test_speaker_has_its_own(self, make_run: MakeRun, runs: Path) -> None:

@@ -15,13 +15,13 @@ from speech_exp.data.string_rules import WORDS, StringRules
 from speech_exp.runs.record import Prediction, Predictions
 
 SPEAKERS, RECORDINGS = 6, 50
-AT_MOST = 0.07  # of true nulls at 5 %, and of intervals at 95 %, by which these may miss
+AT_MOST = 0.07  # largest share of false rejections at 5 %, and of misses by 95 % intervals
 
 
 def wrong_SKU(
     generator: np.random.Generator, seeds: int, speaker_deviation: float, difficulty_SU: np.ndarray
 ) -> np.ndarray:
-    """Errors of one architecture: speakers, seeds and recordings are easier or harder for it by chance."""
+    """Simulate the errors of one architecture, with random effects of speakers, seeds and recordings."""
     count = len(difficulty_SU)
     logit_SKU = -2.5 + difficulty_SU[:, None] + speaker_deviation * generator.standard_normal((count, 1, 1))
     logit_SKU = logit_SKU + 0.3 * generator.standard_normal((1, seeds, 1))
@@ -36,7 +36,7 @@ def as_outcomes(values_SKU: np.ndarray) -> Outcomes:
 
 
 def rejected(simulations: int, seeds: int, speaker_deviation: float) -> tuple[float, float]:
-    """Share of true nulls that the bootstrap over speakers, and that the sign test over recordings rejects at 5 %."""
+    """Return the shares of true null hypotheses rejected at 5 % by the bootstrap over speakers and by the sign test over recordings."""
     generator = np.random.default_rng(0)
     over_speakers = over_recordings = 0
     for _ in range(simulations):
@@ -51,18 +51,18 @@ def rejected(simulations: int, seeds: int, speaker_deviation: float) -> tuple[fl
 def test_speakers_that_differ_are_not_a_difference_of_models() -> None:
     over_speakers, over_recordings = rejected(150, seeds=3, speaker_deviation=1.0)
     assert over_speakers <= AT_MOST
-    assert over_recordings > 0.25  # what the simulation is about
+    assert over_recordings > 0.25  # the error that the simulation demonstrates
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("speaker_deviation", [0.0, 0.7, 2.0])
-@pytest.mark.parametrize("seeds", [3, 5])  # one tells nothing of the spread of training
+@pytest.mark.parametrize("seeds", [3, 5])  # a single seed says nothing about the spread of training
 def test_a_true_null_is_rejected_as_seldom_as_promised(seeds: int, speaker_deviation: float) -> None:
     assert rejected(1000, seeds, speaker_deviation)[0] <= AT_MOST
 
 
 def missed(simulations: int, speaker_deviation: float) -> float:
-    """Share of 95 % intervals of an error rate that do not hold the rate over all speakers and recordings."""
+    """Return the share of 95 % intervals of an error rate that miss the rate over all speakers and recordings."""
     generator = np.random.default_rng(1)
     many_SU = generator.standard_normal((20_000, 1)) + generator.standard_normal((20_000, RECORDINGS))
     truth = wrong_SKU(generator, 1, speaker_deviation, many_SU).mean()
@@ -87,33 +87,37 @@ RULES = StringRules([3, 7], [0.0, 0.0], [0.0, 0.0], noise_db=0.0, evaluation_pas
 
 
 def strings_of_one_speaker(recordings: int) -> dict[str, tuple[str, ...]]:
-    """As of a test set: each recording is used in three strings."""
+    """Draw strings as for a test set, with each recording in three of them; return the recordings of each string."""
     names = [Recording(f"{at % 10}_theo_{at}", Path("x"), at % 10, "theo", at) for at in range(recordings)]
     drawn = RULES.draw(dict(enumerate(names)), 8000, random.Random(0), passes=3)
     return {string.id: string.origin(names).recordings for string in drawn}
 
 
-def heard(strings: dict[str, tuple[str, ...]], odds: dict[str, float], generator: np.random.Generator) -> Predictions:
-    """A word is taken for another by the odds of its recording, in whatever string it stands."""
+def simulated(
+    strings: dict[str, tuple[str, ...]], odds: dict[str, float], generator: np.random.Generator
+) -> Predictions:
+    """Simulate predictions in which a word is wrong with the probability of its recording, in all of its strings."""
     found = {}
     for name, recordings in strings.items():
         words = [WORDS[int(one[0])] for one in recordings]
-        said = ["oh" if generator.random() < odds[one] else word for one, word in zip(recordings, words, strict=True)]
-        found[name] = Prediction(" ".join(words), " ".join(said), "theo", recordings)
+        recognised = [
+            "oh" if generator.random() < odds[one] else word for one, word in zip(recordings, words, strict=True)
+        ]
+        found[name] = Prediction(" ".join(words), " ".join(recognised), "theo", recordings)
     return found
 
 
 def rejected_strings(simulations: int) -> tuple[float, float]:
-    """Share of true nulls rejected at 5 % by drawing recordings, and by drawing strings."""
+    """Return the shares of true null hypotheses rejected at 5 % by drawing recordings and by drawing strings."""
     generator = np.random.default_rng(2)
     strings = strings_of_one_speaker(150)
     recordings = sorted({one for members in strings.values() for one in members})
     by_recording = by_string = 0
     for _ in range(simulations):
         models = []
-        for _ in range(2):  # each model always mistakes some recordings, others than the other model does
+        for _ in range(2):  # each model always gets certain recordings wrong, different ones for each model
             odds = {one: float(generator.random() < 0.12) * 0.95 for one in recordings}
-            models.append(heard(strings, odds, generator))
+            models.append(simulated(strings, odds, generator))
         for whole in (False, True):
             parts = [
                 {name: one._replace(recordings=()) for name, one in model.items()} if whole else model
@@ -128,7 +132,7 @@ def rejected_strings(simulations: int) -> tuple[float, float]:
 def test_recordings_that_return_in_several_strings_are_one_observation() -> None:
     by_recording, by_string = rejected_strings(120)
     assert by_recording <= AT_MOST + 0.04  # two standard errors of 120 simulations; the slow test has more
-    assert by_string > 0.15  # what the simulation is about
+    assert by_string > 0.15  # the error that the simulation demonstrates
 
 
 @pytest.mark.slow

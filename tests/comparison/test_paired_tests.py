@@ -30,7 +30,7 @@ def against_baseline(runs: Path) -> tuple[list[PairedTest], list[str]]:
 
 
 def digits(right: str) -> list[tuple[str, str, str]]:
-    """One utterance of class 7 a letter, recognised where it is x."""
+    """Return predictions of class 7, one per letter: right where the letter is x, wrong elsewhere."""
     return [(f"7_theo_{at}", "7", "7" if letter == "x" else "1") for at, letter in enumerate(right)]
 
 
@@ -60,7 +60,7 @@ class TestAccuracy:
         assert test.difference == -0.5
 
     def test_the_worst_speakers_prove_nothing_about_other_speakers(self, make_run: MakeRun, runs: Path) -> None:
-        """48 recordings of two of six speakers are lost: over recordings that is certain, over speakers it is not."""
+        """Losing 48 recordings of two of six speakers is significant over recordings, but not over speakers."""
         rows = [(f"{at}@{name}", "7", "7") for name in SIX for at in range(50)]
         lost = [
             (one, "7", "1" if one.endswith(("theo", "lucas")) and int(one.split("@")[0]) < 24 else "7")
@@ -90,7 +90,7 @@ class TestAccuracy:
         assert test.p < 0.05
 
     def test_another_fold_makes_no_pair(self, make_run: MakeRun, runs: Path) -> None:
-        """Runs with other validation speakers were selected otherwise."""
+        """Runs with different validation speakers were selected on different data."""
         for model, speaker in (("gru", "lucas"), ("lstm", "jackson")):
             override = [f"dataset.validation_speaker={speaker}"]
             changes = {"split": "speaker", "test_speaker": "theo", "overrides": override}
@@ -144,7 +144,9 @@ class TestErrorRates:
         tests, _ = against_baseline(runs)
         assert [(test.metric, test.test) for test in tests] == [("wer", "bootstrap"), ("cer", "bootstrap")]
         words, characters = tests
-        assert words.difference == pytest.approx(2 / 6)  # one deleted, one inserted, of six words; blanks are no edit
+        assert words.difference == pytest.approx(
+            2 / 6
+        )  # one deleted and one inserted of six words; spaces are not words
         assert characters.difference == pytest.approx(8 / (8 + 3 + 15))  # " one" and " two"
         assert (words.better, words.worse, words.utterances) == (0, 2, 3)
 

@@ -25,7 +25,7 @@ def front(*places: tuple[float, float]) -> list[int]:
         (((300, 0.9), (100, 0.8), (200, 0.7)), [1, 0]),  # the last is larger and worse than the second
         (((100, 0.9), (100, 0.8)), [0]),  # as small, more accurate
         (((100, 0.9), (90, 0.9)), [1]),  # as accurate, smaller
-        (((100, 0.9), (100, 0.9)), [0, 1]),  # equals beat nobody
+        (((100, 0.9), (100, 0.9)), [0, 1]),  # neither dominates the other
         (((100, 0.3), (90, 0.1 + 0.2)), [1]),  # 0.1 + 0.2 > 0.3 in its last bit only
         (((90, 0.3), (100, 0.1 + 0.2)), [0]),
     ],
@@ -53,7 +53,7 @@ def test_39_groups_at_one_place_are_all_seen_and_no_two_look_the_same() -> None:
     places = [pixels(figure, line) for line in lines.values()]
     width_px = 7.5 / 72 * figure.dpi
     assert min(np.hypot(*(a - b)) for a, b in itertools.combinations(places, 2)) > 0.8 * width_px
-    assert len({round(place[1], 6) for place in places}) == 1  # moved sideways only: accuracy stays what it is
+    assert len({round(place[1], 6) for place in places}) == 1  # moved sideways only, so accuracy stays readable
 
 
 def test_a_marker_that_hides_no_other_is_at_its_bytes_and_accuracy() -> None:

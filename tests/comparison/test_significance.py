@@ -73,7 +73,7 @@ small = st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 9)), min_size=2, m
 
 
 def of_units(errors: object, sizes: object) -> Outcomes:
-    """Of one seed and unknown speakers."""
+    """Return outcomes of one seed and unknown speakers."""
     errors_U = np.asarray(errors, dtype=float)
     return Outcomes(errors_U[None], np.asarray(sizes, dtype=float)[None], np.zeros(len(errors_U), dtype=np.int64))
 
@@ -105,7 +105,7 @@ class TestBootstrap:
         assert found.high == pytest.approx(2.5 + half, abs=0.3)
 
     def test_a_seed_is_one_model_unless_each_speaker_has_separate_models(self) -> None:
-        """One of three seeds is bad for all speakers: certain to be so again only if the six had drawn it apart."""
+        """One of three seeds is bad for all speakers: the interval is wider if a seed is one model than with models per speaker."""
         errors_KU = np.repeat([[0.0], [0.0], [1.0]], 60, axis=1)
         speakers_U = np.repeat(np.arange(6), 10)
         one, apart = (

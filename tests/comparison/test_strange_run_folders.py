@@ -43,7 +43,7 @@ def png(width, height, data=b""):
 
 
 def make_broken_runs(folder):
-    """One folder for each kind of damage; returns the name of the broken file in each."""
+    """Write one run folder for each kind of damage; return the name of the broken file in each."""
     contents = {
         "deep": ("run.json", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
         "number": ("run.json", '{"pid": ' + "9" * 5000 + "}"),
@@ -87,7 +87,7 @@ def test_the_command_line_names_each_broken_run_and_ends_well(action, make_run, 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_predictions_become_a_note(name, make_run, tmp_path):
-    """Three seeds, so that intervals and tests both read them."""
+    """Three seeds are needed so that both intervals and tests read the predictions."""
     for model in ("gru", "lmu"):
         for seed in range(3):
             rows = [("1", "yes", "yes"), ("2", "no", "yes")]
@@ -171,7 +171,7 @@ def test_a_picture_that_is_very_wide_is_shown(tmp_path):
 
 
 def test_an_embedded_figure_keeps_every_colour(tmp_path):
-    """More hues than a palette of 256 has."""
+    """The picture has more hues than a palette of 256 could hold."""
     pixels = np.arange(30 * 30 * 3, dtype=np.uint32).reshape(30, 30, 3) * 97 % 256
     picture = Image.fromarray(pixels.astype(np.uint8))
     picture.save(tmp_path / "figure.png")

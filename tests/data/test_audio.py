@@ -151,7 +151,7 @@ def test_a_missing_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
 
 
 def of_total(content: bytes, samples: int) -> bytes:
-    """A FLAC whose header states so many samples: 36 bits of STREAMINFO, which begins at byte 8."""
+    """Return a FLAC file whose header states this many samples: 36 bits of STREAMINFO, which begins at byte 8."""
     changed = bytearray(content)
     changed[21] = changed[21] & 0xF0 | samples >> 32
     changed[22:26] = struct.pack(">I", samples & 0xFFFFFFFF)
@@ -195,7 +195,7 @@ def test_a_header_that_lies_is_reported_in_one_sentence_and_allocates_nothing(tm
 
 
 def test_a_header_that_states_too_much_data_reads_what_is_there() -> None:
-    """As today: some programs write it so, and the size of the file is right."""
+    """Some programs write such headers, although the size of the file is right."""
     assert len(decode(of_field(WAV, 40, "<I", 0xFFFFFFF0), "x")[0]) == RATE_HZ
 
 

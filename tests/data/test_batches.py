@@ -17,7 +17,7 @@ FEATURES = 3
 
 
 def utterances(lengths_WU: list[list[int]]) -> InMemoryUtterances:
-    """Frames that tell where they belong: every value occurs once, and none is zero."""
+    """Return a part whose frames are identifiable: every value occurs once, and none is zero."""
     lengths = torch.tensor(lengths_WU)
     frames = int(lengths.sum())
     frames_NF = torch.arange(1, frames * FEATURES + 1, dtype=torch.float32).reshape(frames, FEATURES)
@@ -34,7 +34,7 @@ def frames_of(part: InMemoryUtterances, variant: int, position: int) -> torch.Te
 
 
 def variant_in(part: InMemoryUtterances, batch: Batch, row: int) -> int:
-    """Checks one utterance of a batch against its own frames; returns the variant it came in."""
+    """Check one utterance of a batch against its frames; return the variant that the batch contains."""
     position = int(batch.ids[row][1:])
     length = int(batch.lengths_B[row])
     assert batch.targets[row] == part.targets_U[position]

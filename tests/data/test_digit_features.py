@@ -41,7 +41,7 @@ def assembled(
 
 
 def by_id(features: PreparedDigits, part: str) -> dict[str, torch.Tensor]:
-    """Features (T, F) of each recording of a part, without its padding."""
+    """Return the features (T, F) of each recording of a part, without padding."""
     found = {}
     for batch in features.parts[part].in_order(7):
         for row, recording_id in enumerate(batch.ids):
@@ -94,7 +94,7 @@ def test_utterance_normalisation_is_of_each_recording(tiny_digits: Callable[...,
     for part in features.parts:
         for own_TF in by_id(features, part).values():
             torch.testing.assert_close(own_TF.mean(0), torch.zeros(20), atol=1e-4, rtol=0)
-            # The deviation is regularised by 0.1, which shows where a coefficient moves by a few decibels only.
+            # The deviation is regularised by 0.1, which matters for a coefficient that varies by only a few decibels.
             torch.testing.assert_close(own_TF.std(0, correction=0), torch.ones(20), atol=1e-2, rtol=0)
 
 
@@ -109,7 +109,7 @@ def test_a_changed_recording_outside_training_changes_neither_statistics_nor_tra
     assert all(torch.equal(first.statistics()[name], second.statistics()[name]) for name in ("mean_F", "std_F"))
     old, new = by_id(before, "train"), by_id(after, "train")
     assert all(torch.equal(old[recording_id], new[recording_id]) for recording_id in old)
-    assert len(by_id(after, part)[changed]) == 1 + 1500 // 128  # the new one, not the one in the cache
+    assert len(by_id(after, part)[changed]) == 1 + 1500 // 128  # the new recording, not the cached one
 
 
 def test_a_changed_training_recording_changes_the_statistics(

@@ -22,7 +22,7 @@ FSDD_CONFIG: Any = OmegaConf.load(Path(__file__).parents[2] / "conf" / "dataset"
 
 @pytest.fixture(autouse=True)
 def own_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder must not decide what a test finds."""
+    """Replace the user's cache folder, which must not affect a test."""
     folder = tmp_path / "user_cache"
     monkeypatch.setattr(data_root, "user_cache", lambda: folder)
     return folder

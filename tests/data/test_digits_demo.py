@@ -21,7 +21,7 @@ MAX_BYTES = 6_000_000
 
 @pytest.fixture(scope="module")
 def recordings() -> dict[str, tuple[np.ndarray, int]]:
-    """File name -> (int16 samples, rate in Hz)."""
+    """Return the int16 samples and the rate in Hz of each file, by name."""
     return {path.name: soundfile.read(path, dtype="int16") for path in sorted(FOLDER.glob("*.flac"))}
 
 

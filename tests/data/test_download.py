@@ -25,7 +25,7 @@ TOP = "free-spoken-digit-dataset-26eb9aa"  # GitHub puts the whole archive below
 
 @dataclass
 class Server:
-    """What the server sends next, and what it was asked for."""
+    """The server's settings for its next answer, and a record of its requests."""
 
     content: bytes = b""
     url: str = ""
@@ -71,14 +71,14 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: the name as it is, not made harmless
+            archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo keeps the name unchanged, even a dangerous one
     return file.getvalue()
 
 
@@ -119,7 +119,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 def assert_complete(root: Path, tiny_root: Path) -> None:
-    """The recordings, all of them, byte for byte, and nothing else in the root."""
+    """Check that the root contains all recordings, byte for byte, and nothing else."""
     assert [path.name for path in root.iterdir()] == ["recordings"]
     expected = {path.name: path.read_bytes() for path in (tiny_root / "recordings").iterdir()}
     assert {path.name: path.read_bytes() for path in (root / "recordings").iterdir()} == expected
@@ -209,7 +209,7 @@ def test_other_content_is_refused_and_not_kept(
     server.content = zipped(other)
     with pytest.raises(ValueError, match=r"the archive of http.* does not contain the expected recordings .*SHA-256"):
         archive.fetch(root, "recordings")
-    assert files_below(root) == []  # nor the wrong archive, which the next run would take for the right one
+    assert files_below(root) == []  # the wrong archive is gone too: the next run would take it for the right one
     server.content = good
     archive.fetch(root, "recordings")
     assert_complete(root, tiny_root)
@@ -259,7 +259,7 @@ def packed(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 def encrypted(content: bytes) -> bytes:
-    """Of which the first file says that it is, in the archive's index."""
+    """Mark the first file as encrypted in the archive's index."""
     at = content.index(b"PK\x01\x02") + 8
     return content[:at] + bytes([content[at] | 1]) + content[at + 1 :]
 
@@ -319,7 +319,7 @@ def test_no_member_of_a_hostile_archive_lands_outside(
     try:
         archive.fetch(root, "recordings")
     except ValueError:
-        expected = before  # it was unpacked among the recordings, which did not fit the fingerprint any more
+        expected = before  # unpacked among the recordings, which then no longer matched the fingerprint
     else:
         expected = sorted(before + [str(path.relative_to(tmp_path)) for path in (root / "recordings").iterdir()])
     # the lock file stays: others may be waiting for it
@@ -328,7 +328,7 @@ def test_no_member_of_a_hostile_archive_lands_outside(
 
 
 def test_a_server_that_cannot_be_reached_is_reported_in_one_sentence(root: Path) -> None:
-    with socket.socket() as taken:  # bound, but nobody listens
+    with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/archive.zip"
         with pytest.raises(ValueError, match=r"could not be downloaded \(.*\): run .* set dataset\.root$") as caught:
@@ -358,7 +358,7 @@ def test_a_place_that_cannot_be_written_is_reported_in_one_sentence(
     def refuse(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # a folder that exists and may only be read; the tests may run as root, whom no permission stops
+    # simulates a read-only folder: tests may run as root, which ignores permissions
     monkeypatch.setattr(download, "FileLock", refuse)
     with pytest.raises(ValueError, match=r"data cannot be written \(Permission denied\): set dataset\.root"):
         archive.fetch(root, "recordings")

@@ -1,4 +1,4 @@
-"""The index of a folder by file name, and the fingerprint that names its content."""
+"""The index of a folder by file name, and the fingerprint of its content."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ made_up = st.sets(
 def assert_disjoint_and_complete(parts: Parts, recordings: list[Recording]) -> None:
     assert tuple(parts) == SPLITS
     together = [item.id for name in SPLITS for item in parts[name]]
-    assert sorted(together) == sorted(item.id for item in recordings)  # as lists: a second copy would show
+    assert sorted(together) == sorted(item.id for item in recordings)  # as lists, so that a duplicate would show
 
 
 def ids(parts: Parts) -> dict[str, list[str]]:

@@ -25,14 +25,14 @@ OUTAGES = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT,
 
 @pytest.fixture
 def waited_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waits for nothing, and holds what would have been waited."""
+    """Replace pauses by a list of their lengths."""
     pauses: list[float] = []
     monkeypatch.setattr(storage.time, "sleep", pauses.append)
     return pauses
 
 
 class Failing:
-    """Raises an error of the system so many times, then reads."""
+    """A reader that raises an OSError `times` times, then succeeds."""
 
     def __init__(self, number: int, times: int) -> None:
         self.number, self.times = number, times

@@ -69,7 +69,7 @@ def texts(batch: Batch) -> list[str]:
 
 
 def by_id(batches: Iterable[Batch]) -> dict[str, torch.Tensor]:
-    """Features (T, F) of each string, without its padding."""
+    """Return the features (T, F) of each string, without padding."""
     found = {}
     for batch in batches:
         assert batch.features_BTF.dtype == torch.float32 and batch.lengths_B.dtype == torch.int64
@@ -82,7 +82,7 @@ def by_id(batches: Iterable[Batch]) -> dict[str, torch.Tensor]:
 
 
 def put_together(loaded: DigitRecordings, part: StringUtterances, string: DigitString) -> np.ndarray:
-    """The waveform of a string, piece by piece."""
+    """Return the waveform of a string, joined piece by piece."""
     noise = part.waveforms.samples_N.numpy()[part.waveforms.noise_start :]
     level = np.float32(np.median([part.waveforms.levels_R[position] for position in string.recordings]))
     pieces, first = [], string.noise_start
@@ -134,7 +134,7 @@ def test_a_padded_batch_is_its_strings_one_by_one(loaded: DigitRecordings, mode:
         assert list(alone) == list(together) == part.ids
         for number, (string_id, alone_TF) in enumerate(alone.items()):
             torch.testing.assert_close(together[string_id], alone_TF, atol=1e-5, rtol=0)
-            # as prediction from the waveform alone gives it
+            # as in prediction, which has only the waveform
             frames_TF = torch.from_numpy(logmel()(part.waveform(number)))
             assert len(frames_TF) == 1 + len(part.waveform(number)) // 80 == int(part.lengths_WU[0, number])
             expected_TF = part.normalizer(frames_TF, torch.tensor([len(frames_TF)]))
@@ -340,7 +340,7 @@ def test_batches_are_on_the_requested_device(loaded: DigitRecordings, mode: str)
 
 
 def test_predictions_name_the_recordings_that_a_string_joins(loaded: DigitRecordings) -> None:
-    """In the order of its words, so that each error can be laid to one recording."""
+    """The recordings are in the order of the words, so that each error can be assigned to a recording."""
     features = assembled(loaded)
     rows = features.with_origins([{"id": name} for name in features.parts["test"].ids], "test")
     test_ids = {recording.id for recording in loaded.parts["test"]}

@@ -24,7 +24,7 @@ RULES = StringRules([3, 7], [0.05, 0.3], [0.0, 0.2], noise_db=0.0, evaluation_pa
 
 
 def members(counts: dict[str, int], first: int = 0) -> dict[int, Recording]:
-    """So many recordings of each speaker, at positions that lie mixed, digits in turn."""
+    """Return `counts` recordings of each speaker, with the speakers shuffled and the digits in turn."""
     speakers = [speaker for speaker, count in counts.items() for _ in range(count)]
     random.Random(0).shuffle(speakers)
     return {
@@ -62,7 +62,7 @@ def test_every_string_is_of_one_speaker_and_every_recording_is_used(
         if any(number * digits[0] <= count <= number * digits[1] for number in range(1, count + 1)):
             assert set(own) == {passes}
         else:
-            # too few for strings of this length: filled up by others, once more at most where one string is not all
+            # too few for strings of this length: some recordings are used again, at most once if there is more than one string
             most = 1 if count >= digits[0] else math.ceil(digits[0] / count) - 1
             assert passes <= min(own) and max(own) <= passes * (1 + most)
 
@@ -100,7 +100,7 @@ def test_fixed_strings_never_change() -> None:
     for part in ("train", "validation", "test"):
         assert RULES.fixed(part, recordings, RATE_HZ) == RULES.fixed(part, recordings, RATE_HZ)
     first = RULES.fixed("test", recordings, RATE_HZ)[0]
-    # written down: results of different machines and versions are over the same strings
+    # fixed values: results of different machines and versions must be over the same strings
     assert (first.id, first.pauses) == ("0_a_63860", (423, 2037, 1841, 1585, 1145, 686))
     assert RULES.fixed("validation", recordings, RATE_HZ) != RULES.fixed("test", recordings, RATE_HZ)
     assert RULES.fixed("test", recordings, RATE_HZ) != replace(RULES, seed=1).fixed("test", recordings, RATE_HZ)

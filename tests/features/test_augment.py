@@ -42,7 +42,7 @@ def augmented(batch: Batch, seed: int = 0, **settings: Any) -> Batch:
 
 
 def batch_of(lengths: list[int], features: int = 20, value: float | None = 1.0) -> Batch:
-    """Padded utterances of a constant value, or of noise."""
+    """Return padded utterances of a constant value, or of noise."""
     lengths_B = torch.tensor(lengths)
     shape = (len(lengths), max(lengths), features)
     features_BTF = (
@@ -55,7 +55,7 @@ def batch_of(lengths: list[int], features: int = 20, value: float | None = 1.0) 
 
 
 def runs(masked: torch.Tensor) -> list[int]:
-    """Lengths of the runs of True."""
+    """Return the length of each run of True."""
     edges = torch.diff(torch.cat([torch.zeros(1), masked.float(), torch.zeros(1)]))
     return ((edges == -1).nonzero() - (edges == 1).nonzero()).flatten().tolist()
 
@@ -150,7 +150,7 @@ def test_masks_take_every_length_and_reach_every_place() -> None:
     # 667 of each expected, deviation sqrt(4000 / 6 * 5 / 6) = 24; 5 deviations
     assert ((counts - rows / 6).abs() < 120).all()
     assert masked_BT.any(0).all()
-    assert len({tuple(row.tolist()) for row in masked_BT[:50]}) > 20  # utterances of one batch are masked apart
+    assert len({tuple(row.tolist()) for row in masked_BT[:50]}) > 20  # the utterances of a batch get different masks
 
 
 def test_feature_masks_take_every_width_and_reach_every_feature_of_short_utterances_too() -> None:

@@ -25,12 +25,12 @@ DESCRIPTION = {"n_mfcc": 2, "data": "some data"}
 
 
 def features_of(position: int) -> np.ndarray:
-    """Recording `position` has position + 1 frames of two features."""
+    """Return position + 1 frames of two features for recording `position`."""
     return np.full((position + 1, 2), position, dtype=np.float32)
 
 
 class Counted:
-    """Extracts, and counts how often it was asked."""
+    """An extraction that records the positions it was called with."""
 
     def __init__(self, extract: Callable[[int], np.ndarray] = features_of) -> None:
         self.extract, self.positions = extract, list[int]()
@@ -62,7 +62,7 @@ def test_a_hit_extracts_nothing(tmp_path: Path) -> None:
 
 
 def test_the_frames_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
-    for _ in range(2):  # just built, and found
+    for _ in range(2):  # newly built, then cached
         frames_NF = cached_features(tmp_path, DESCRIPTION, IDS, features_of).frames_NF
         assert isinstance(frames_NF, np.memmap)
         assert frames_NF.dtype == np.float32
@@ -72,7 +72,7 @@ def test_the_frames_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [2, 4])
 def test_the_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, threads: int) -> None:
-    """The mel bands are a matrix product, whose last bits do: at 9 to 11 frames in about one of ten recordings."""
+    """The last bits of a matrix product, such as the mel bands, depend on threads in about a tenth of recordings of 9 to 11 frames."""
     generator = np.random.default_rng(0)
     waveforms = [generator.standard_normal(frames * 128).astype(np.float32) for frames in 40 * [8, 9, 10, 11]]
     extractor = TorchMfcc(8000, window_s=0.032, hop_s=0.016, n_fft=256, n_mels=40, n_mfcc=20)
@@ -312,7 +312,7 @@ def test_a_real_full_disk_is_named_with_the_key(tmp_path: Path, monkeypatch: pyt
 
 
 def ask_together(folder: Path, calls: Path, barrier: Any, results: Any) -> None:
-    """One job of a sweep: waits for the others, then asks for the same entry; leaves a file for each extraction."""
+    """Act as one job of a sweep: wait for the others, then request the same entry; write a file for each extraction."""
 
     def extract(position: int) -> np.ndarray:
         (calls / f"{position}-{os.getpid()}").touch()

@@ -80,7 +80,7 @@ def test_tempo_changes_the_number_of_frames_alone():
         len(variants(tempo=0.25).features(EXTRACTORS[0], tone(500, 8000), 1, np.random.default_rng(seed)))
         for seed in range(30)
     ]
-    assert min(counts) < 60 < 66 < max(counts)  # 63 frames as it is
+    assert min(counts) < 60 < 66 < max(counts)  # the recording itself has 63 frames
     assert np.exp(-0.26) < min(counts) / 63
     assert max(counts) / 63 < np.exp(0.26)
 

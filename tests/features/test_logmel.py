@@ -55,7 +55,7 @@ def test_it_is_the_logarithm_of_torchaudios_mel_spectrogram(extractor: LogMel) -
 def test_a_padded_batch_is_its_waveforms_one_by_one(lengths: list[int], more: int) -> None:
     extractor = logmel()
     waveforms = [noise(length, seed) for seed, length in enumerate(lengths)]
-    padded_BN = torch.full((len(lengths), max(lengths) + more), 0.7)  # whatever lies behind the end
+    padded_BN = torch.full((len(lengths), max(lengths) + more), 0.7)  # any content in the padding
     for row, waveform_N in enumerate(waveforms):
         padded_BN[row, : len(waveform_N)] = torch.from_numpy(waveform_N)
     features_BTF, frames_B = extractor.batch_transform(padded_BN, torch.tensor(lengths))
@@ -76,8 +76,8 @@ def test_frames_are_centred_on_their_times() -> None:
     features_TF = logmel()(waveform_N)
     assert int(features_TF.sum(1).argmax()) == 50
     # the click is inside windows of 200 samples around 80 t
-    heard = np.flatnonzero((features_TF > math.log(1e-6) + 1e-3).any(1))
-    assert heard.tolist() == [49, 50, 51]
+    frames = np.flatnonzero((features_TF > math.log(1e-6) + 1e-3).any(1))
+    assert frames.tolist() == [49, 50, 51]
 
 
 def test_silence_is_the_floor() -> None:

@@ -32,7 +32,7 @@ def extractor(request: pytest.FixtureRequest) -> FeatureExtractor:
 
 
 def speech_like(samples: int, seed: int = 0) -> np.ndarray:
-    """Tones that move and fade over noise, so that no two frames are alike."""
+    """Return tones that move and fade over noise, so that all frames differ."""
     time_s = np.arange(samples) / RATE_HZ
     tones = np.sin(2 * np.pi * (300 + 400 * time_s) * time_s) + 0.4 * np.sin(2 * np.pi * 1900 * time_s)
     noise = np.random.default_rng(seed).standard_normal(samples)
@@ -43,7 +43,7 @@ def speech_like(samples: int, seed: int = 0) -> np.ndarray:
 
 
 def power_spectrum_TK(waveform_N: np.ndarray, padding: str) -> np.ndarray:
-    """|DFT|² of Hann windows centred on multiples of the hop, by the definition of the DFT."""
+    """Return |DFT|² of Hann windows centred on multiples of the hop, by the definition of the DFT."""
     padded_N = np.pad(waveform_N.astype(np.float64), WINDOW // 2, mode=padding)  # type: ignore[call-overload]
     window_N = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)  # periodic
     frames = 1 + len(waveform_N) // HOP
@@ -53,7 +53,7 @@ def power_spectrum_TK(waveform_N: np.ndarray, padding: str) -> np.ndarray:
 
 
 def htk_mel_filters_KM() -> np.ndarray:
-    """Triangles of height 1 between neighbours on the HTK scale, mel = 2595 log10(1 + f / 700)."""
+    """Return triangular filters of height 1 on the HTK scale, mel = 2595 log10(1 + f / 700)."""
     highest_mel = 2595 * math.log10(1 + RATE_HZ / 2 / 700)
     edges_hz = 700 * (10 ** (np.linspace(0, highest_mel, MELS + 2) / 2595) - 1)
     filters_KM = np.zeros((WINDOW // 2 + 1, MELS))
@@ -67,20 +67,20 @@ def htk_mel_filters_KM() -> np.ndarray:
 
 
 def decibel(power: np.ndarray, top_db: float = 80.0) -> np.ndarray:
-    """10 log10 of at least 1e-10, nothing more than `top_db` below the loudest (torchaudio's and librosa's default)."""
+    """Return 10 log10 of at least 1e-10, limited to `top_db` below the loudest (torchaudio's and librosa's default)."""
     level_db = 10 * np.log10(np.maximum(power, 1e-10))
     return np.maximum(level_db, level_db.max() - top_db)
 
 
 def cosine_transform_MF(coefficients: int) -> np.ndarray:
-    """Orthonormal DCT-II: column 0 is constant 1/sqrt(M), the others sqrt(2/M) cos(pi (m + 1/2) f / M)."""
+    """Return the orthonormal DCT-II: column 0 is constant 1/sqrt(M), the others sqrt(2/M) cos(pi (m + 1/2) f / M)."""
     matrix_MF = np.sqrt(2 / MELS) * np.cos(np.pi / MELS * np.outer(np.arange(MELS) + 0.5, np.arange(coefficients)))
     matrix_MF[:, 0] /= math.sqrt(2)
     return matrix_MF
 
 
 def fitted_derivative(values_T: np.ndarray, order: int) -> float:
-    """Derivative in the middle of a polynomial of degree `order`, fitted by least squares."""
+    """Return the derivative of this order, at the middle, of a polynomial of that degree fitted by least squares."""
     middle = len(values_T) // 2
     polynomial = np.polyfit(np.arange(len(values_T)) - middle, values_T, deg=order)
     return float(polynomial[0] * math.factorial(order))
@@ -189,7 +189,7 @@ def test_a_recording_shorter_than_the_difference_window_holds_its_last_frame(sam
     coefficients_TF = features_TF[:, :13]
     padded_TF = np.concatenate([coefficients_TF, np.repeat(coefficients_TF[-1:], 9 - frames, axis=0)])
     for order in (1, 2):
-        # nine frames carry one polynomial, whose derivative of its own degree is the same everywhere
+        # nine frames determine one polynomial, whose derivative of the order of its degree is constant
         expected_F = np.array([fitted_derivative(padded_TF[:, feature], order) for feature in range(13)])
         own_TF = features_TF[:, 13 * order : 13 * (order + 1)]
         np.testing.assert_allclose(own_TF, np.tile(expected_F, (frames, 1)), atol=1e-3)

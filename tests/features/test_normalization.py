@@ -14,7 +14,7 @@ from speech_exp.features.normalization import Normalizer
 
 
 def frames(lengths_U: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each utterance at a level and a loudness of its own, features of very different size."""
+    """Return utterances with different means and deviations, and features of very different scales."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor(lengths_U)
     parts = [
@@ -46,9 +46,9 @@ def test_global_takes_its_statistics_from_what_it_was_fitted_to_alone() -> None:
 def test_utterance_gives_each_recording_zero_mean_and_about_unit_variance(lengths: list[int], seed: int) -> None:
     frames_NF, lengths_U = frames(lengths, seed)
     normalizer = Normalizer("utterance")
-    normalizer.fit(frames_NF[:1])  # takes nothing
+    normalizer.fit(frames_NF[:1])  # changes nothing
     for own_TF, raw_TF in zip(normalizer(frames_NF, lengths_U).split(lengths), frames_NF.split(lengths), strict=True):
-        # The deviation is regularised by 0.1, so that what hardly varies is not blown up.
+        # The deviation is regularised by 0.1, so that features that hardly vary are not amplified.
         variance_F = raw_TF.var(0, correction=0)
         torch.testing.assert_close(own_TF.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
         torch.testing.assert_close(

@@ -77,7 +77,7 @@ def curves_of(names: list[str], seeds: int, epochs: int) -> dict[str, list[curve
 
 
 def points() -> list[pareto.Point]:
-    """36 groups at three accuracies and four sizes: most of them at the same place as another."""
+    """Return 36 groups at three accuracies and four sizes, so that most coincide with another."""
     names = ["A", "B1", "B2", *(f"C approach {at}" for at in range(8)), "C approach 0 + kd"]
     places = [(3.8e4 / (1 + at % 4), 0.99 + 0.003 * (at % 3)) for at in range(36)]
     models = ["gru", "lstm", "lmu"]
@@ -158,7 +158,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 def test_no_text_overlaps_or_leaves_the_figure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.text import Text
 
-    # Only what is drawn counts: ticks outside an axis' limits exist as texts too.
+    # Only drawn texts count: ticks outside the limits of an axis exist as texts too.
     drawn: dict[int, Text] = {}
     draw = Text.draw
 
@@ -181,7 +181,7 @@ def test_no_text_overlaps_or_leaves_the_figure(name: str, monkeypatch: pytest.Mo
         assert bounds.x1 <= page.x1 + 1 and bounds.y1 <= page.y1 + 1, f"{text!r} leaves the figure"
     low_N2, high_N2 = np.array([box.min for _, box in texts]), np.array([box.max for _, box in texts])
     shared_NN2 = np.minimum(high_N2[:, None], high_N2) - np.maximum(low_N2[:, None], low_N2)
-    # Bounds hold the space of a line's ascenders and descenders: half a pixel of them may touch.
+    # Bounds include the space for ascenders and descenders, so they may overlap by half a pixel.
     overlaps_NN = np.triu((shared_NN2 > 0.5).all(axis=-1), k=1)
     assert [(texts[one][0], texts[other][0]) for one, other in np.argwhere(overlaps_NN)] == []
 

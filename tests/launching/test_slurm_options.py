@@ -13,7 +13,7 @@ from composition import composing
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from speech_exp.command_line.main import UserError  # this module shows the plugin to Python
+from speech_exp.command_line.main import UserError  # importing this module makes the plugin importable
 from speech_exp.launching.jobs import Executor
 from speech_exp.launching.options import read_options
 
@@ -29,7 +29,7 @@ def compose():
 
 @pytest.fixture
 def executor(compose, tmp_path):
-    """Of the launcher that overrides give."""
+    """Return a function that builds the executor of the launcher composed from overrides."""
 
     def make(*overrides: str) -> Executor:
         config = compose("launcher=slurm", f"hydra.sweep.dir={tmp_path}", *overrides)
@@ -175,7 +175,7 @@ def test_without_the_packages_the_error_names_the_extra(executor, monkeypatch, p
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """run.py where no program of SLURM is to be found."""
+    """Run run.py with launcher=slurm where no SLURM program is installed."""
     command = [sys.executable, PROJECT / "run.py", *arguments, "launcher=slurm", "dataset=digits_demo"]
     nowhere = {**os.environ, "PATH": str(cwd)}
     return subprocess.run(command, cwd=cwd, env=nowhere, capture_output=True, text=True, check=False)

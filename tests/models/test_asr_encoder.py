@@ -46,7 +46,7 @@ def encoder(
 
 
 def padded(lengths: list[int], filler: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Utterances of these lengths with `filler` behind them."""
+    """Return utterances of these lengths, padded with `filler`."""
     torch.manual_seed(1)
     features_BTF = torch.randn(len(lengths), max(lengths), 3, dtype=torch.float64)
     lengths_B = torch.tensor(lengths)
@@ -80,9 +80,9 @@ def test_padding_gets_no_gradient(cell, attention):
     features_BTF.requires_grad_()
     states_BTH, fewer_B = made(features_BTF, lengths_B)
     (states_BTH * (torch.arange(17) < fewer_B.unsqueeze(1)).unsqueeze(2)).square().sum().backward()
-    heard_BT = torch.arange(33) < lengths_B.unsqueeze(1)
-    assert (features_BTF.grad[~heard_BT] == 0).all()
-    assert features_BTF.grad[heard_BT].abs().sum() > 0
+    valid_BT = torch.arange(33) < lengths_B.unsqueeze(1)
+    assert (features_BTF.grad[~valid_BT] == 0).all()
+    assert features_BTF.grad[valid_BT].abs().sum() > 0
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
 
 
@@ -102,8 +102,8 @@ def test_downsampling_is_its_equation():
     convolution = layer.convolutions[0]
     behind_TF = torch.cat([torch.zeros(2, 3, dtype=torch.float64), features_BTF[0]])
     for frame in range(3):  # from input frames 2 frame - 2, 2 frame - 1 and 2 frame
-        heard_KF = behind_TF[2 * frame : 2 * frame + 3]
-        inner_W = (torch.einsum("wfk,kf->w", convolution.weight, heard_KF) + convolution.bias).relu()
+        window_KF = behind_TF[2 * frame : 2 * frame + 3]
+        inner_W = (torch.einsum("wfk,kf->w", convolution.weight, window_KF) + convolution.bias).relu()
         torch.testing.assert_close(
             layer(features_BTF, lengths_B)[0][0, frame], layer.projection(inner_W), rtol=0, atol=TOLERANCE
         )
@@ -113,19 +113,19 @@ def test_downsampling_is_its_equation():
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("cell", CELLS)
 def test_receptive_field_of_a_state(cell, attention, downsampling):
-    """State n: all input frames up to `downsampling * n`; behind it none, those within the windows, or all."""
+    """State n depends on all input frames up to `downsampling * n`, and after that on none, those in the windows, or all."""
     made = encoder(cell, attention, downsampling)
     features_BTF, lengths_B = padded([60])
     states_BTH, _ = made(features_BTF, lengths_B)
     frame = 3
     reach = {"off": frame, "window": frame + 2 * SIZES["attention_window"], "full": 60}[attention]
-    heard = []
+    influential = []
     for number in range(60):
         other_BTF = features_BTF.clone()
         other_BTF[0, number] += 10
-        heard.append(not torch.equal(made(other_BTF, lengths_B)[0][0, frame], states_BTH[0, frame]))
+        influential.append(not torch.equal(made(other_BTF, lengths_B)[0][0, frame], states_BTH[0, frame]))
     last = downsampling * min(reach, states_BTH.shape[1] - 1)
-    assert heard == [number <= last for number in range(60)]
+    assert influential == [number <= last for number in range(60)]
 
 
 @pytest.mark.parametrize("downsampling", [2, 4])
@@ -157,7 +157,7 @@ def test_two_directions_cannot_stream():
 
 @pytest.mark.parametrize("both", [False, True])
 def test_layers_are_in_the_order_of_the_equations(both):
-    """x + attention(norm x), then x + projection(recurrent(norm x)), block by block, a norm last."""
+    """Each block computes x + attention(norm x), then x + projection(recurrent(norm x)); a norm follows the last block."""
     made = encoder("lstm", "full", both=both)
     features_BTF, lengths_B = padded([14])
     called = []
@@ -186,7 +186,7 @@ def test_attention_off_leaves_the_sublayer_out():
 
 
 def test_the_residual_stream_keeps_its_size_at_the_start():
-    """Branches together are of the size of what they are added to, so no block drowns the others (eight blocks)."""
+    """All branches together are about as large as the stream, so no block dominates the others (eight blocks)."""
     torch.manual_seed(3)
     made = AsrEncoder(40, lambda width: GRU(width, 64), False, 8, 0.0, 64, 2, "full", 4, 16, False)
     growths = []
@@ -210,18 +210,18 @@ def test_it_compiles_and_runs_in_bf16(cell, attention):
     made = encoder(cell, attention).float()
     features_BTF, lengths_B = padded(LENGTHS)
     features_BTF = features_BTF.float()
-    heard_BT = torch.arange(17) < (lengths_B.unsqueeze(1) + 1) // 2
-    expected_NH = made(features_BTF, lengths_B)[0][heard_BT]
+    valid_BT = torch.arange(17) < (lengths_B.unsqueeze(1) + 1) // 2
+    expected_NH = made(features_BTF, lengths_B)[0][valid_BT]
     compiled = torch.compile(made, backend="aot_eager")
-    # The same operations, in part in another order: float32 rounding through two blocks of values of order one.
-    torch.testing.assert_close(compiled(features_BTF, lengths_B)[0][heard_BT], expected_NH, rtol=0, atol=1e-5)
+    # The same operations, partly in a different order: float32 rounding through two blocks of values of order one.
+    torch.testing.assert_close(compiled(features_BTF, lengths_B)[0][valid_BT], expected_NH, rtol=0, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         states_BTH, _ = made(features_BTF, lengths_B)
     assert states_BTH.dtype == torch.float32  # layer normalisation of a stream kept in float32
-    states_BTH[heard_BT].sum().backward()
+    states_BTH[valid_BT].sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
     # Rounding of 2^-9 relative in each of some twenty products of order one, adding up at random.
-    error = (states_BTH[heard_BT] - expected_NH).square().mean().sqrt()
+    error = (states_BTH[valid_BT] - expected_NH).square().mean().sqrt()
     assert error < 20**0.5 * 2**-8
 
 
@@ -243,7 +243,7 @@ class Float32Products(TorchDispatchMode):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_products_run_in_bf16_under_autocast(cell, monkeypatch):
-    """But for one of each LMU on a GPU, and its gradient: the states before the chunks, on which later frames build."""
+    """One product per LMU stays float32 on a GPU, with its gradient: the states before the chunks, which later frames use."""
     monkeypatch.setattr("speech_exp.models.linear_memory.LOOP_DEVICES", ())
     monkeypatch.setattr(LinearMemory, "plan", lambda *_, **__: Plan("chunks", True, 16))
     made = encoder(cell, "full").float()
@@ -277,13 +277,13 @@ def test_bf16_stays_close_to_float32_at_the_size_of_a_laptop(cell):
 
 
 def loss_and_gradients(made: nn.Module, bf16: bool = False) -> list[torch.Tensor]:
-    """Of the states' square over what is heard, with the same dropout on every call."""
+    """Return the summed square of the valid states and its gradients, with the same dropout on every call."""
     features_BTF, lengths_B = padded(LENGTHS)
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         states_BTH, fewer_B = made(features_BTF.to(next(made.parameters()).dtype), lengths_B)
-    heard_BT = torch.arange(states_BTH.shape[1]) < fewer_B.unsqueeze(1)
-    loss = states_BTH[heard_BT].square().sum()
+    valid_BT = torch.arange(states_BTH.shape[1]) < fewer_B.unsqueeze(1)
+    loss = states_BTH[valid_BT].square().sum()
     return [loss.detach(), *torch.autograd.grad(loss, list(made.parameters()))]
 
 
@@ -309,7 +309,7 @@ def test_checkpointing_changes_nothing_in_evaluation():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_checkpointing_keeps_one_activation_a_block(cell):
-    """What a further block keeps for the backward pass: its input, and the state of the generator of dropout."""
+    """For the backward pass, each further block keeps only its input and the state of the dropout generator."""
 
     def kept_bytes(num_layers: int, checkpoint_activations: bool) -> int:
         made = encoder(cell, "full", num_layers=num_layers, dropout=0.3, checkpoint_activations=checkpoint_activations)
@@ -324,7 +324,7 @@ def test_checkpointing_keeps_one_activation_a_block(cell):
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             states_BTH, _ = made(*padded(LENGTHS))
-        assert states_BTH.requires_grad  # the graph and all it keeps lived until here
+        assert states_BTH.requires_grad  # keeps the graph, and all that it holds, alive until here
         return sum(kept.values())
 
     input_bytes = 4 * 17 * 8 * 8  # utterances, frames after downsampling, width, bytes of a float64
@@ -362,7 +362,7 @@ def test_both_configs_build_with_each_model(compose, tmp_path, name, model, task
         low, high = PARAMETERS[name]
         assert low < sum(parameter.numel() for parameter in built.parameters()) < high
         assert built.recurrent_layers[0].hidden_size == config.encoder.width
-        assert layer_bytes > config.sizes.budget_bytes  # so that the constraint is one
+        assert layer_bytes > config.sizes.budget_bytes  # otherwise the budget would not constrain the layer
     else:
         assert 0.9 * config.sizes.budget_bytes < layer_bytes <= config.sizes.budget_bytes
 
@@ -382,6 +382,6 @@ def test_a_wrong_value_on_the_command_line_is_reported_in_one_sentence(compose, 
 
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_attention_of_the_command_line_is_used(compose, tmp_path, attention):
-    """`off` stays a text, which YAML 1.1 would read as false."""
+    """`off` must stay a string; YAML 1.1 would read it as false."""
     typed = ["encoder=asr_small", f"encoder.attention={attention}", "trainer.device=cpu"]
     assert experiment(compose(*typed), tmp_path).network.encoder.attention == attention

@@ -36,7 +36,7 @@ def attend(layer: SelfAttention, inputs_BTW: torch.Tensor, lengths_B: torch.Tens
 
 
 def plain(layer: SelfAttention, inputs_TW: torch.Tensor, window: int | None) -> torch.Tensor:
-    """One utterance without padding, head by head and pair by pair: softmax(q k' / sqrt(D)) v, rotations as complex numbers."""
+    """Compute one unpadded utterance pair by pair: softmax(q k' / sqrt(D)) v for each head, rotations as complex numbers."""
     frames, size = len(inputs_TW), WIDTH // HEADS
     q_TW, k_TW, v_TW = layer.query_key_value(inputs_TW).chunk(3, -1)
     angle_TP = torch.arange(frames).double().unsqueeze(1) * 10000.0 ** (-torch.arange(0, size, 2).double() / size)
@@ -70,7 +70,7 @@ def test_a_padded_batch_is_the_plain_softmax_of_each_utterance(window):
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4), window=st.integers(1, 6))
 def test_a_window_in_blocks_is_full_attention_with_a_band_mask(lengths, window):
-    """With the gradients; padding in the loss too, for which the two agree as well."""
+    """Both forms agree in outputs and gradients, even in the padding."""
     layer = attention()
     inputs_BTW, lengths_B = padded(lengths)
     weights_BTW = torch.randn_like(inputs_BTW)
@@ -109,13 +109,13 @@ def test_scores_depend_on_the_distance_alone():
     for distance in range(-49, 50):
         diagonal = score_TT.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=TOLERANCE)
-    torch.testing.assert_close(score_TT[0, 0], q_D @ k_D, rtol=0, atol=TOLERANCE)  # at distance 0 nothing is turned
-    assert (score_TT[0] - score_TT[0, 0]).abs()[1:].min() > 1e-3  # and elsewhere it is
+    torch.testing.assert_close(score_TT[0, 0], q_D @ k_D, rtol=0, atol=TOLERANCE)  # at distance 0 nothing is rotated
+    assert (score_TT[0] - score_TT[0, 0]).abs()[1:].min() > 1e-3  # elsewhere it is rotated
     torch.testing.assert_close(q_TD.norm(dim=1), q_D.norm().expand(50), rtol=0, atol=TOLERANCE)
 
 
 def test_attention_is_the_same_wherever_an_utterance_stands():
-    """Relative positions end to end: frames behind silence that nobody sees give what they give alone."""
+    """Positions are relative: frames after a masked silence give the same outputs as on their own."""
     layer = attention()
     inputs_BTW, lengths_B = padded([9])
     later_BTW = torch.cat([torch.zeros(1, 5, WIDTH, dtype=torch.float64), inputs_BTW], 1)
@@ -146,7 +146,7 @@ def test_attention_compiles_as_one_graph_and_runs_in_bf16(window):
     inputs_BTW = inputs_BTW.float()
     expected_BTW = attend(layer, inputs_BTW, lengths_B, window)
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
-    # The same operations in the same order, but for what the compiler may fuse: a few float32 roundings.
+    # The same operations in the same order, except for fused ones: a few float32 roundings.
     torch.testing.assert_close(compiled(layer, inputs_BTW, lengths_B, window), expected_BTW, rtol=0, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         half_BTW = attend(layer, inputs_BTW, lengths_B, window)

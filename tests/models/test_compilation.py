@@ -14,14 +14,14 @@ CELLS = {
     "lstm": lambda width: LSTM(width, 6),
     "lmu": lambda width: LMU(width, 6, order=4, theta=8, memory_channels=2),
 }
-# Utterances and input frames of batches; a batch of one is left out, as torch gives one a graph of its own.
+# Utterances and input frames of batches; a batch of one is left out, because torch compiles a separate graph for it.
 SHAPES = [(4, 50), (3, 130), (7, 34), (2, 160)]
 TOLERANCE = 1e-11  # float64 as in test_asr_encoder, and gradients that are sums of some hundred such values
 
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    """Graphs of other tests forgotten, and the setting of `compiled` in training/runtime.py."""
+    """Forget the graphs of other tests, and use the setting of `compiled` in training/runtime.py."""
     torch._dynamo.reset()
     with torch._dynamo.config.patch(specialize_float=True):
         yield
@@ -42,14 +42,14 @@ def batch(utterances: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def results(run: torch.nn.Module, made: AsrEncoder, shape: tuple[int, int]) -> list[torch.Tensor]:
-    """What is heard, and gradients."""
+    """Return the valid states, and the gradients of their summed squares."""
     states_BTH, fewer_B = run(*batch(*shape))
-    heard_NH = states_BTH[torch.arange(states_BTH.shape[1]) < fewer_B.unsqueeze(1)]
-    return [heard_NH, *torch.autograd.grad(heard_NH.square().sum(), list(made.parameters()))]
+    valid_NH = states_BTH[torch.arange(states_BTH.shape[1]) < fewer_B.unsqueeze(1)]
+    return [valid_NH, *torch.autograd.grad(valid_NH.square().sum(), list(made.parameters()))]
 
 
 # A graph without breaks for the LMU: one where the last chunk is full, one where it is not. Torch's GRU and LSTM run
-# between graphs (the encoder's start and end, a block's before and after), and are no reason to compile anew.
+# between graphs (the encoder's start and end, a block's before and after), and cause no recompilation.
 @pytest.mark.parametrize(
     ("cell", "most_graphs"), [("lmu", 2), ("gru", 8), pytest.param("lstm", 8, marks=pytest.mark.slow)]
 )
@@ -85,7 +85,7 @@ def test_blocks_computed_again_compile_too(cell):
 
 
 def test_a_graph_never_serves_another_memory():
-    """Tables are inputs of the graph: of an equal module, and after A and B were replaced."""
+    """Tables are inputs of a graph, so it also serves another module, and a module whose A and B were replaced."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda memory, u: memory(u), dynamic=True, backend=counter, fullgraph=True)
     u_BTC = batch(4, 50)[0]

@@ -41,7 +41,7 @@ ROUTES = [
 
 
 def recurrence(memory: LinearMemory, u_BTC: torch.Tensor) -> torch.Tensor:
-    """m_t = A m_{t-1} + B u_t as it is written, in float64."""
+    """Compute m_t = A m_{t-1} + B u_t literally, in float64."""
     A_MM, B_M = memory.tables.A_MM, memory.tables.B_M
     state_BCM = torch.zeros(u_BTC.shape[0], u_BTC.shape[2], len(B_M)).double()
     states = []
@@ -58,7 +58,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
 
 
 def route(memory: LinearMemory, plan: Plan) -> LinearMemory:
-    """Forces one way of computing, whatever the rule would choose."""
+    """Force one algorithm, whatever the plan would choose."""
 
     def fixed(u_BTC: torch.Tensor, hidden: int = 0) -> Plan:
         return plan if hidden else Plan(plan.route, False, plan.chunk_frames)
@@ -202,12 +202,12 @@ def test_padding_does_not_reach_the_final_memory() -> None:
     )
 
 
-@pytest.mark.parametrize("theta", [20.0, 100.0, 1000.0])  # the response ends within the signal or goes on behind it
+@pytest.mark.parametrize("theta", [20.0, 100.0, 1000.0])  # the response ends within the signal, or continues after it
 @pytest.mark.parametrize("frames", [1, 16, 405])
 def test_chunk_starts_agree_between_loop_and_product(
     monkeypatch: pytest.MonkeyPatch, theta: float, frames: int
 ) -> None:
-    """A GPU finds the states before the chunks in one product; both run here, on the CPU."""
+    """A GPU computes the states before the chunks in one product; this test runs both ways on the CPU."""
     memory = route(LinearMemory(32, theta), Plan("chunks", False, 16))
     u_BTC = signal(2, frames, 3)
     assert_close(memory(u_BTC), recurrence(memory, u_BTC))

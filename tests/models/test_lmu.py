@@ -29,7 +29,7 @@ def batch(frames: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reference(layer: LMU, inputs_TD: torch.Tensor) -> torch.Tensor:
-    """The equations of Chilkuri & Eliasmith (2021) for one utterance, frame by frame, in float64."""
+    """Compute the equations of Chilkuri & Eliasmith (2021) for one utterance, frame by frame, in float64."""
     p = {name: value.double() for name, value in layer.named_parameters()}
     A_MM, B_M = layer.memory.tables.A_MM, layer.memory.tables.B_M
     h_H = torch.zeros(layer.hidden_size, dtype=torch.float64)
@@ -89,7 +89,7 @@ def test_padded_batch_equals_one_by_one(feedback: bool, filler: float) -> None:
 
 @pytest.mark.parametrize("algorithm", ["fft", "chunked", "sequential"])
 def test_a_signal_is_silent_in_the_padding_whatever_the_padding_holds(algorithm: str) -> None:
-    """Block products and transforms would spread a NaN behind an utterance over the frames before it, zero or not."""
+    """A NaN in the padding must not reach valid frames: block products and transforms would spread it, even with a factor of 0."""
     layer = make(feedback=False)
     layer.memory.algorithm = algorithm
     inputs_BTD, lengths_B = batch(200)
@@ -103,7 +103,7 @@ def test_a_signal_is_silent_in_the_padding_whatever_the_padding_holds(algorithm:
 
 
 def test_initial_weights_are_those_of_voelker_et_al() -> None:
-    """Encoders LeCun uniform, so within ±sqrt(3 / fan-in) of variance 1 / fan-in, e_m zero; kernels Xavier normal."""
+    """Encoders are LeCun uniform (within ±sqrt(3 / fan-in), variance 1 / fan-in), e_m is zero, kernels are Xavier normal."""
     torch.manual_seed(0)
     layer = LMU(300, 200, order=4, theta=8.0, memory_channels=150, feedback=True)
     for encoder, fan_in in ((layer.signal_from_input, 300), (layer.signal_from_hidden, 200)):
@@ -114,7 +114,9 @@ def test_initial_weights_are_those_of_voelker_et_al() -> None:
     for kernel in (layer.hidden_from_input, layer.hidden_from_hidden, layer.hidden_from_memory):
         std = (2 / sum(kernel.weight.shape)) ** 0.5
         assert kernel.weight.std().item() == pytest.approx(std, rel=0.02)
-        assert kernel.weight.abs().max() > 3.5 * std  # no uniform one of this deviation reaches so far
+        assert (
+            kernel.weight.abs().max() > 3.5 * std
+        )  # a uniform distribution with this deviation would not reach so far
     parallel = LMU(300, 200, order=4, theta=8.0, memory_channels=150)
     assert parallel.signal_from_input.weight.abs().max() <= 0.1
     assert not parallel.signal_from_input.bias.any() and not parallel.hidden_from_input.bias.any()

@@ -28,7 +28,7 @@ def layers(name: str, both: bool) -> RecurrentLayer:
 
 
 def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Utterances of these lengths with garbage behind them."""
+    """Return utterances of these lengths, padded with noise."""
     torch.manual_seed(2)
     return torch.randn(len(lengths), max(lengths), 3, dtype=torch.float64), torch.tensor(lengths)
 
@@ -148,7 +148,7 @@ def test_two_directions_cannot_stream():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_convolution_front_is_padding_proof(training):
-    """In training too: batch statistics come from the valid frames alone."""
+    """This holds in training too: batch statistics are computed from the valid frames only."""
     torch.manual_seed(4)
     encoder = CompactEncoder(3, CELLS["gru"], True, 1, 0.0, front_channels=5, front_width=3).double().train(training)
     inputs_BTF, lengths_B = padded([4, 7, 1])

@@ -95,7 +95,7 @@ def test_a_broken_model_is_reported_in_one_sentence(tmp_path: Path, kind: str) -
     path = file_of(tmp_path, content)
     with pytest.raises(ValueError, match=message) as caught:
         read_words(path)
-    said = str(caught.value)
-    assert said.startswith(f"decoder.lm={path}: ")
-    assert said.endswith(", change decoder.lm")
-    assert said.isprintable()
+    text = str(caught.value)
+    assert text.startswith(f"decoder.lm={path}: ")
+    assert text.endswith(", change decoder.lm")
+    assert text.isprintable()

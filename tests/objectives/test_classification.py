@@ -47,7 +47,7 @@ def test_the_mean_is_over_valid_frames_alone():
 
 
 class Fixed(torch.nn.Module):
-    """Gives the features' first frame as logits."""
+    """A network whose logits are the first frame of the features."""
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         return features_BTF[:, 0]

@@ -31,7 +31,7 @@ def batch_of(
 
 
 def enumerated(logits_TV: torch.Tensor, transcript: list[int]) -> torch.Tensor:
-    """-ln of the summed probability of every path that collapses to the transcript."""
+    """Return -ln of the summed probability of all paths that collapse to the transcript."""
     log_probabilities_TV = logits_TV.log_softmax(-1)
     frames, vocabulary = logits_TV.shape
     scores = []
@@ -44,7 +44,7 @@ def enumerated(logits_TV: torch.Tensor, transcript: list[int]) -> torch.Tensor:
 
 @st.composite
 def tiny_batches(draw):
-    """Transcripts of up to three of two characters, and frames that can carry them."""
+    """Draw transcripts of up to three characters out of two, with enough frames for them."""
     transcripts = draw(st.lists(st.lists(st.integers(1, 2), max_size=3), min_size=1, max_size=3))
     lengths = []
     for transcript in transcripts:
@@ -150,20 +150,20 @@ def test_a_lower_wer_is_better_of_equals_a_lower_loss():
 
 
 class Fixed(torch.nn.Module):
-    """Gives the features as logits."""
+    """A network whose logits are the features."""
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> CtcOutput:
         return CtcOutput(features_BTF, lengths_B)
 
 
 def spoken(path: str, frames: int) -> torch.Tensor:
-    """Logits (T, V) of 9 for each frame's symbol (`_` the blank), 0 for others; frames behind the path say z."""
+    """Return logits (T, V): 9 for each frame's symbol (`_` is the blank), else 0; frames after the path have the symbol z."""
     symbols = [0 if one == "_" else to_ids(one)[0] for one in path.ljust(frames, "z")]
     return 9.0 * torch.nn.functional.one_hot(torch.tensor(symbols), len(SYMBOLS)).float()
 
 
 def evaluated(cases: list[tuple[str, str, str]], batch_size: int):
-    """`cases` are id, path and reference."""
+    """Evaluate the network `Fixed` on `cases`: id, path and reference of each utterance."""
     batches = []
     for start in range(0, len(cases), batch_size):
         chosen = cases[start : start + batch_size]
@@ -181,7 +181,7 @@ def evaluated(cases: list[tuple[str, str, str]], batch_size: int):
 CASES = [
     ("x2", "_oonn_ee  __ttwo_", "one two"),
     ("x0", "thre_e_ ", "three uh four"),  # the filler does not count: one of two words deleted
-    ("x3", "six_ uh", "sax"),  # substituted; the filler heard does not count
+    ("x3", "six_ uh", "sax"),  # substituted; the recognised filler does not count
     ("x1", "____", ""),
 ]
 
@@ -216,7 +216,7 @@ def test_the_loss_of_an_evaluation_is_that_of_training_over_the_corpus():
         for one, (*_, text) in zip(frames, cases, strict=True)
     ]
     assert evaluated(cases, 2).metrics["loss"] == pytest.approx(sum(sums) / 5, rel=1e-6)
-    # a transcript that its frames cannot carry has no loss, but its words count
+    # a transcript with too few frames has no loss, but its words count
     crowded = evaluated([*cases, ("c", "abc", "abcdef")], 3)
     assert crowded.metrics["loss"] == pytest.approx(sum(sums) / 5, rel=1e-6)
     assert crowded.errors.words.reference == 3
@@ -246,7 +246,7 @@ def test_the_blank_starts_on_its_bias_and_learns_on():
 
 
 def chirps(utterances: int, generator: torch.Generator) -> Batch:
-    """80 frames of noise in which 6 characters of four kinds stand for 4 frames each: 70 % of the frames are silent."""
+    """Return utterances of 80 noisy frames with 6 characters of 4 frames each, out of four kinds: 70 % of the frames are silent."""
     characters, frames, slot = 6, 80, 13
     patterns_VF = torch.randn(4, 8, generator=torch.Generator().manual_seed(9))
     kinds = torch.randint(4, (utterances, characters), generator=generator)
@@ -272,7 +272,7 @@ def test_a_blank_that_starts_on_its_share_cures_the_collapse_to_empty_outputs():
         found[blank_bias] = ctc.evaluate(model, [chirps(32, torch.Generator().manual_seed(99))], SYMBOLS)
     assert {row["prediction"] for row in found[0.0].predictions} == {""}
     assert found[0.0].metrics["cer"] == 1.0
-    assert found[-2.0].metrics["cer"] > 0.5  # no longer empty, but no sooner right
+    assert found[-2.0].metrics["cer"] > 0.5  # no longer empty, but not right any sooner
     assert found[4.0].metrics["cer"] < 0.1
 
 

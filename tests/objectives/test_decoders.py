@@ -17,7 +17,7 @@ EXHAUSTIVE = {"beam": 100_000, "threshold": 1e4}
 
 
 def collapsed(path: list[int]) -> tuple[int, ...]:
-    """By the definition: a symbol counts where it is no blank and the frame before holds another one."""
+    """Collapse a path by the definition: keep each symbol that is not blank and differs from the one before."""
     return tuple(now for before, now in zip([0, *path], path, strict=False) if now not in (0, before))
 
 
@@ -69,7 +69,7 @@ def random_logits(seed: int, frames: int, vocabulary: int) -> torch.Tensor:
 
 
 def probabilities(logits_TV: torch.Tensor) -> dict[tuple[int, ...], float]:
-    """Of all labels, each summed over all its paths."""
+    """Return the probability of every label sequence, summed over all its paths."""
     log_probabilities_TV = logits_TV.double().log_softmax(-1)
     found: defaultdict[tuple[int, ...], float] = defaultdict(float)
     for path in itertools.product(range(logits_TV.shape[1]), repeat=len(logits_TV)):
@@ -84,7 +84,7 @@ def test_a_beam_of_all_prefixes_is_the_exact_search_over_all_labels(seed, frames
     exact = probabilities(logits_1TV[0])
     assert sum(exact.values()) == pytest.approx(1.0)
     (labels,) = Beam(**EXHAUSTIVE).labels(logits_1TV, torch.tensor([frames]))
-    # flashlight adds in float32 emissions: of labels closer than that either may win
+    # flashlight adds float32 scores: if two label sequences are closer than their rounding, either may win
     assert exact[tuple(labels)] == pytest.approx(max(exact.values()), rel=1e-5)
 
 
@@ -142,7 +142,7 @@ ngram 2=3
 
 
 def log10_of(arpa: str, tokens: list[str]) -> float:
-    """Bigram with back-off: p(b | a) is listed, or the back-off weight of a times p(b) (Katz 1987)."""
+    """Score tokens with a bigram model: p(b | a) if listed, else the back-off weight of a times p(b) (Katz 1987)."""
     listed, backoff = {}, {}
     for fields in (line.split("\t") for line in arpa.splitlines() if line.startswith("-")):
         listed[tuple(fields[1].split())] = float(fields[0])
@@ -200,7 +200,7 @@ def test_with_a_language_model_of_characters_the_search_is_exact_over_all_labels
 
 def test_a_language_model_decides_between_words_that_sound_alike(tmp_path):
     lm = file_of(tmp_path, WORDS_ARPA)
-    # The first frame is nearly a tie of a and b, the second surely b: "bb" cannot be without a blank, so "ab" or "b".
+    # The first frame is nearly a tie of a and b, the second is surely b: "bb" would need a blank, so the text is "ab" or "b".
     logits_1TV = torch.tensor([[[0.0, 0.0, 0.45, 0.55], [0.0, 0.0, 0.0, 1.0]]]).clamp(min=1e-9).log()
     lengths_B = torch.tensor([2])
     assert Beam(beam=10).decode(logits_1TV, lengths_B) == ["b"]
@@ -231,7 +231,7 @@ ngram 2=1
 
 
 def test_a_narrow_beam_judges_a_prefix_by_the_best_word_that_it_may_become(tmp_path):
-    """Of the first letter the sounds say a rather than b, the words bb rather than any one of aa, ab, ac.
+    """For the first letter the sound favours a over b, but the language model favours the word bb over each of aa, ab and ac.
 
     Without the words' scores, or with their sum, a beam of one would keep a.
     """

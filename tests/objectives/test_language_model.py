@@ -26,7 +26,7 @@ TINY = ["a b a", "a b"]
 
 
 class Arpa:
-    """Reads the text of a model and backs off as ARPA defines it (Katz 1987), sharing nothing with the code under test."""
+    """An independent reader of ARPA text with its back-off rule (Katz 1987); shares nothing with the code under test."""
 
     def __init__(self, text: str) -> None:
         self.listed, self.weight, self.stated = {}, {}, {}

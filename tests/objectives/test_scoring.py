@@ -12,12 +12,12 @@ def word_edits(references: list[str], hypotheses: list[str]) -> Edits:
 
 
 def distance(reference: list[str], hypothesis: list[str]) -> int:
-    """Levenshtein's distance, row by row."""
+    """Return the Levenshtein distance, computed row by row."""
     row = list(range(len(hypothesis) + 1))
     for i, spoken in enumerate(reference, 1):
         previous, row[0] = row[0], i
-        for j, heard in enumerate(hypothesis, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (spoken != heard))
+        for j, recognised in enumerate(hypothesis, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (spoken != recognised))
     return row[-1]
 
 
@@ -76,7 +76,7 @@ def test_errors_are_listed_by_kind_and_word():
     assert errors.words.total == 1 + 3 + 1
     assert ("nine", "five", 1) in errors.confusions
     assert ("oh", 1) in errors.inserted
-    # of equal edits the one with more for each of its words comes first
+    # with equal edits, the utterance with more edits per word comes first
     assert [one.id for one in errors.worst] == ["worse", "short"]
     short = errors.worst[1]
     assert (short.reference, short.hypothesis, short.marks) == ("one **", "one oh", "    I ")
@@ -90,9 +90,11 @@ def test_a_table_of_confusions_starts_with_the_most_frequent():
     assert find_errors([], [], []).worst == []
 
 
-@pytest.mark.parametrize(("spoken", "heard", "marks"), [("a long word", "a word", "  D        "), ("ab", "cd", "S ")])
-def test_marks_are_under_the_words(spoken, heard, marks):
-    assert find_errors(["x"], [spoken], [heard]).worst[0].marks == marks
+@pytest.mark.parametrize(
+    ("spoken", "recognised", "marks"), [("a long word", "a word", "  D        "), ("ab", "cd", "S ")]
+)
+def test_marks_are_under_the_words(spoken, recognised, marks):
+    assert find_errors(["x"], [spoken], [recognised]).worst[0].marks == marks
 
 
 @pytest.mark.parametrize("hypothesis", ["two one", "one two three", "won too", "", "nine one two", "one  two"])

@@ -45,7 +45,7 @@ def test_words_are_separated_by_one_space():
         ("UH I um THINK hm SO", "I THINK SO"),
         ("UH UHH UM EH MM HM AH HUH HA ER OOF HEE ACH EEE EW", ""),
         ("AN UHMM ERR HUM", "AN UHMM ERR HUM"),  # only whole words of the list
-        ("UH-HUH", ""),  # the hyphen goes first, both halves are fillers
+        ("UH-HUH", ""),  # the hyphen is replaced first, then both halves are fillers
         ("NO <COMMA> YES <PERIOD> <QUESTIONMARK> <EXCLAMATIONPOINT>", "NO YES"),
         ("<unk> FOUND <UNK>", "FOUND"),
         ("<SIL> <MUSIC> <NOISE> <OTHER>", ""),
@@ -63,6 +63,6 @@ def test_scoring_text(text, scored):
     ["STATE-OF-THE-ART <COMMA> UH IT'S <PERIOD>", "A <UNK> B <QUESTIONMARK>", "UM <EXCLAMATIONPOINT>", "HA-HA  YES"],
 )
 def test_a_normalised_reference_scores_like_the_raw_one(raw):
-    """Evaluation hands over characters alone; `CutTable.text` leaves `<UNK>` out, which no character stands for."""
+    """Evaluation scores characters only; `CutTable.text` leaves out `<UNK>`, which has no characters."""
     text = " ".join(word for word in training_text(raw).split() if word != "<unk>")
     assert scoring_text(to_text(to_ids(text))) == scoring_text(raw)

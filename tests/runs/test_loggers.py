@@ -60,7 +60,7 @@ def log(
 
 @pytest.fixture
 def figures(tmp_path):
-    """A folder with one figure of 2 by 1 pixels."""
+    """Return a folder with one figure of 2 by 1 pixels."""
     folder = tmp_path / "figures"
     folder.mkdir()
     Image.new("RGB", (2, 1)).save(folder / "flowchart.png")
@@ -170,7 +170,7 @@ def test_a_missing_package_is_reported_in_one_sentence_before_any_work(tmp_path,
 
 
 def package(name: str) -> Any:
-    """Imports it; where CI is set it must be there."""
+    """Import a package; if it is missing, skip the test, or fail in CI."""
     return import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
 
 
@@ -204,7 +204,7 @@ def test_a_missing_server_is_reported_in_one_sentence(tmp_path):
     package("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        server = f"http://127.0.0.1:{free.getsockname()[1]}"  # which nothing answers
+        server = f"http://127.0.0.1:{free.getsockname()[1]}"  # a port where no server listens
         ended = run(tmp_path, f"trainer.mlflow={server}")
     assert ended.returncode == 1
     (line,) = [line for line in ended.stderr.splitlines() if "error: " in line]
@@ -216,7 +216,10 @@ def test_a_missing_server_is_reported_in_one_sentence(tmp_path):
 @pytest.mark.slow
 def test_weights_and_biases_itself_keeps_a_run_offline(tmp_path):
     package("wandb")
-    home = {"WANDB_CONFIG_DIR": str(tmp_path / "home"), "HOME": str(tmp_path / "home")}  # where no key is
+    home = {
+        "WANDB_CONFIG_DIR": str(tmp_path / "home"),
+        "HOME": str(tmp_path / "home"),
+    }  # a home folder without an API key
     refused = run(tmp_path, "trainer.wandb=mine", **home)
     assert refused.returncode == 1
     assert "error: trainer.wandb=mine did not accept the run (" in refused.stderr

@@ -13,7 +13,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def engines(results: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Those of task B2; `changes` are to the dynamic one."""
+    """Return the engines of task B2; `changes` apply to the dynamic one."""
     engine = {"metrics": results["metrics"]["test"], "model_bytes": 9505, "latency_ms": 1.5}
     return {"float": {**engine}, "dynamic": {**engine, **changes}, "integer": {**engine}}
 
@@ -81,7 +81,7 @@ def test_one_wrong_key_is_named(results: dict[str, Any], change: Change, text: s
     with pytest.raises(ValueError, match=r"^results\.json: ") as error:
         validate_results(results)
     assert text in str(error.value)
-    assert ";" not in str(error.value)  # nothing else is blamed
+    assert ";" not in str(error.value)  # no other key is reported
 
 
 def test_all_problems_are_reported_at_once(results: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ EVALUATION = ClassEvaluation(
 
 
 def chart(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> tuple[list[Box], Constraint]:
-    """What draw_flowchart of a network with every part would draw."""
+    """Return the boxes and the constraint that draw_flowchart draws for a network with every part."""
     found: list[Any] = []
     monkeypatch.setattr(run_figures, "flowchart", lambda boxes, constraint, *_: found.extend([boxes, constraint]))
     encoder = CompactEncoder(20, lambda size: GRU(size, 45), False, 2, 0.0, front_channels=8)
@@ -89,7 +89,7 @@ def test_run_that_trained_nothing_has_no_curves(tmp_path: Path) -> None:
 
 
 class Sum(nn.Module):
-    """No encoder, integer logits: class 0 is the sum of all features."""
+    """A network without encoder and with integer logits: that of class 0 is the sum of all features."""
 
     def forward(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         sums_B = features_BTF.sum((1, 2)).to(torch.int32)

@@ -186,9 +186,9 @@ def test_why_a_run_failed_is_reported_without_the_password_of_a_server(tmp_path:
     record = RunRecord(tmp_path)
     with pytest.raises(OSError, match="open"), record.start(**START):
         raise OSError("no answer from http://me:open-sesame@host/api")
-    told = (tmp_path / "run.json").read_text(encoding="utf-8")
-    assert "no answer from http://***@host/api" in told
-    assert "open-sesame" not in told
+    text = (tmp_path / "run.json").read_text(encoding="utf-8")
+    assert "no answer from http://***@host/api" in text
+    assert "open-sesame" not in text
 
 
 def test_results_that_break_the_schema_are_not_written(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -258,7 +258,7 @@ def test_git_state_follows_the_sources_alone(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("", encoding="utf-8")
-    assert environment.git_state(package) == {"commit": None, "dirty": None}  # no checkout
+    assert environment.git_state(package) == {"commit": None, "dirty": None}  # outside a checkout
     git(tmp_path, "init")
     assert environment.git_state(package) == {"commit": None, "dirty": None}  # not tracked, as in a .venv
     git(tmp_path, "add", ".")

@@ -19,39 +19,39 @@ HERE = Path(__file__).parent
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip the tests; where CI is set they must run."""
+    """Skip the tests, or fail in CI, where they must run."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no SLURM cluster: {reason}")
 
 
 class Cluster:
-    """`environment` lets the programs of SLURM find the cluster of `folder`."""
+    """A SLURM cluster in a folder; its programs find it through `environment`."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "etc/slurm.conf"), "OMP_NUM_THREADS": "1"}
 
     def ask(self, *command: str) -> list[list[str]]:
-        """Rows of a SLURM program's output, their fields separated by |."""
+        """Return the rows of a SLURM program's output, whose fields are separated by |."""
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
         )
         return [line.split("|") for line in done.stdout.splitlines()]
 
     def jobs(self) -> dict[str, str]:
-        """State of each job that waits or runs, by its number: `12_3` in an array."""
+        """Return the state of each waiting or running job by its number, such as `12_3` in an array."""
         return {row[0]: row[1] for row in self.ask("squeue", "--noheader", "--array", "--format=%i|%T")}
 
     def accounts(self, number: str) -> list[list[str]]:
-        """Number, state, start and end of each job under `number`, once all have ended: a run's results come earlier."""
+        """Wait until all jobs of `number` have ended; return number, state, start and end of each."""
         fields = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State,Start,End")
         self.wait_until(lambda states: not any(one.partition("_")[0] == number for one in states))
-        deadline = time.monotonic() + 60  # the accounts follow a little later
+        deadline = time.monotonic() + 60  # the accounting records follow a little later
         while {"PENDING", "RUNNING"} & {row[1] for row in self.ask("sacct", "-j", number, *fields)}:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         return self.ask("sacct", "-j", number, *fields)
 
     def wait_until(self, condition: Callable[[dict[str, str]], bool], limit_s: float = 120) -> dict[str, str]:
-        """The states of the jobs, once they meet `condition`."""
+        """Wait until the states of the jobs meet `condition`, and return them."""
         deadline = time.monotonic() + limit_s
         while not condition(states := self.jobs()):
             assert time.monotonic() < deadline, f"after {limit_s} s the jobs are {states}"
@@ -67,7 +67,7 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     log = folder / "start.log"
     try:
-        with log.open("w") as output:  # no pipe: the daemons would hold it open
+        with log.open("w") as output:  # not a pipe, which the daemons would hold open
             started = subprocess.run([HERE / "start_cluster.sh", folder], stdout=output, stderr=output, check=False)
         if started.returncode != 0:
             unavailable("start_cluster.sh failed: " + "; ".join(log.read_text().splitlines()[-3:]))
@@ -85,7 +85,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(cluster: Cluster, cache: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts run.py launcher=slurm with small runs in `tmp_path`/sweep, from a folder outside the project."""
+    """Return a function that starts run.py launcher=slurm with small runs in `tmp_path`/sweep, from outside the project."""
     processes = []
 
     def popen(*arguments: str) -> subprocess.Popen[str]:

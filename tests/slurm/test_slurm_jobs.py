@@ -27,7 +27,7 @@ def number_of(out: str) -> str:
 
 
 def run_folders(sweep) -> dict[str, bool]:
-    """Whether each run has its results, by the first override in its folder's name."""
+    """Return whether each run has results, by the first override in its folder's name."""
     folders = [path for path in sweep.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return {path.name.partition(",")[0]: (path / "results.json").exists() for path in folders}
 
@@ -42,7 +42,7 @@ def test_one_run_is_one_job_without_m(start, cluster, tmp_path):
     assert "launcher" not in run.name
     assert "slurm" not in run.name
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    assert "omparison" not in out + err  # of one run
+    assert "omparison" not in out + err  # there is only one run
 
 
 def test_a_sweep_is_an_array_of_which_few_run_at_a_time(start, cluster, tmp_path):
@@ -130,7 +130,7 @@ def test_dry_run_submits_nothing(start, cluster):
 
 
 def whole(cluster, folder, *typed):
-    """The same run, undisturbed and in one process of this machine."""
+    """Carry out the same run without disturbance, in one local process; return its folder."""
     small = [*SMALL, *typed, f"hydra.run.dir={folder}"]
     subprocess.run([sys.executable, RUN, *small], check=True, capture_output=True, env=cluster.environment)
     return folder
@@ -149,7 +149,7 @@ DISTURBANCES = ["scontrol requeue", "scancel --signal=USR2"]
 
 
 def disturb(disturbance, process, cluster, sweep):
-    """Once the job has trained for five epochs. Returns the run's folder when the submitter has ended well."""
+    """Disturb the job after five epochs; return the run's folder once the submitter has ended successfully."""
     deadline = time.monotonic() + 120
     while not any(epochs_done(folder) >= 5 for folder in sweep.glob("*/")):
         assert process.poll() is None, finish(process)
@@ -165,20 +165,20 @@ def disturb(disturbance, process, cluster, sweep):
 
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 def test_a_disturbed_job_resumes_to_the_numbers_of_an_undisturbed_one(start, cluster, tmp_path, disturbance):
-    """A requeue kills the job after a while; USR2 comes before the time is over, and submitit puts the job in the queue
-    again. Both times the job starts anew in its folder and takes the training up."""
+    """A requeue kills the job after a while; after USR2, the warning before the time limit, submitit requeues the job.
+    In both cases the job starts again in its folder and resumes the training."""
     long = (
         "trainer.epochs=200",
         "trainer.checkpoint_every_s=0.2",
         "seed=3",
-    )  # outlives the time between signal and kill
+    )  # longer than the time between signal and kill
     disturbed = disturb(disturbance, start(*long), cluster, tmp_path / "sweep")
     assert json.loads((disturbed / "run.json").read_text())["resumes"] is True
     check_equal(disturbed, whole(cluster, tmp_path / "whole", *long))
 
 
 def test_a_job_that_times_out_resumes_in_another(start, cluster, tmp_path):
-    """SLURM itself signals: 30 s before the end of the minute that the job asked for."""
+    """Here SLURM sends the signal itself, 30 s before the time limit of one minute."""
     long = ("trainer.epochs=1000", "seed=4")
     process = start(*long, "slurm.time_min=1", "slurm.signal_delay_s=30", "slurm.max_num_timeout=20")
     status, out, err = finish(process)
@@ -227,7 +227,7 @@ def test_an_error_of_one_task_ends_both_and_is_shown(start, cluster, tmp_path):
 
 
 def test_a_search_learns_from_jobs_and_completes_its_trials(start, cluster, tmp_path):
-    """The trials are jobs, two at a time; the same command again adds what lacks and no more."""
+    """The trials are jobs, two at a time; repeating the command adds only the missing trials."""
     typed = ("experiment=search_lr", "hydra.sweeper.n_jobs=2")
     status, out, err = finish(start(*typed, "hydra.sweeper.n_trials=2"))
     assert status == 0, err

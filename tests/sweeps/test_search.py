@@ -29,7 +29,7 @@ def opened(folder: Path) -> Study:
 
 
 def ask(to: Study, **typed: str):
-    """A trial as the sweeper starts one."""
+    """Start a trial as the sweeper does."""
     trial = to.ask(SPACE)
     for key, value in typed.items():
         trial.set_user_attr(key, value)
@@ -72,7 +72,7 @@ def test_a_study_of_another_goal_is_refused(tmp_path):
 
 
 def begin(folder: Path, *typed: str):
-    """The composed config after the callback has seen it."""
+    """Compose a config, apply the callback, and return the sweeper's config."""
     with composing() as compose:
         config = compose(*typed, f"hydra.sweep.dir={folder}")
     Search().on_multirun_start(config=config)
@@ -106,7 +106,7 @@ def test_the_sweeper_gets_what_the_study_lacks_and_another_seed(tmp_path):
     ask(study)
     sweeper = begin(tmp_path, "experiment=search_lr", "study=mine", "seed=5", "hydra.sweeper.n_trials=7")
     assert sweeper.n_trials == 5
-    assert sweeper.sampler.seed == 5 + 4  # two finished, one interrupted, and that one again
+    assert sweeper.sampler.seed == 5 + 4  # two finished trials, one interrupted, and its repetition
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def wait_for_run(process: subprocess.Popen, sweep: Path, number: int) -> None:
-    """Until the search is inside its `number`-th run."""
+    """Wait until the search has started its `number`-th run."""
     deadline = time.monotonic() + 300
     while len(list(sweep.glob("*/run.json"))) < number:
         assert process.poll() is None, process.communicate()
@@ -202,7 +202,7 @@ def test_killed_and_interrupted_the_same_command_completes_to_n_trials(tmp_path)
 @pytest.mark.slow
 def test_a_search_of_powers_of_two_survives_failing_trials(tmp_path):
     command = ["experiment=search_power_of_two", "c_approach=snap_epoch", "trainer=debug", "trainer.epoch_batches=5"]
-    # Of one epoch: a start in the second fails. This seed draws it for the first trial alone.
+    # Trials have one epoch, so one that starts phase two in epoch 2 fails; with this seed only the first trial does.
     drawn = ["task.start_epoch=int(interval(1, 2))", "seed=4", "hydra.sweeper.n_trials=4"]
     sweep = tmp_path / "runs" / "searches" / "search_power_of_two_digits_demo_gru_snap_epoch_seed4"
     out = finish(start(tmp_path, *command, *drawn))

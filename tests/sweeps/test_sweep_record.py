@@ -29,7 +29,7 @@ QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "~hydra.callbacks
 
 @pytest.fixture
 def multirun(tmp_path):
-    """Runs Hydra's own sweep of a function over overrides; returns the sweep folder."""
+    """Return a function that runs Hydra's sweep of a function over overrides and returns the sweep folder."""
 
     def run(function, *overrides):
         hydra = GlobalHydra.instance().hydra

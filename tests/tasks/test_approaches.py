@@ -37,7 +37,7 @@ OPTIMIZERS = {
 
 
 def load(path: Path) -> Approach:
-    """The approach as its YAML file describes it."""
+    """Build the approach that a YAML file describes."""
     return hydra.utils.instantiate(OmegaConf.load(path), _convert_="all")
 
 
@@ -74,7 +74,7 @@ def step(network: Network, approach: Approach, optimizer: torch.optim.Optimizer)
 
 
 def phase_two(approach: Approach, optimizer_name: str = "adamw", epochs: int = 4, seed: int = 0) -> Network:
-    """Phase two as the task runs it, two steps an epoch."""
+    """Run phase two as the task does, with two steps per epoch; return the network."""
     network = Network()
     optimizer = OPTIMIZERS[optimizer_name](network.parameters())
     approach.begin(weights_of(network), GRID, epochs, seed)
@@ -147,7 +147,7 @@ def test_ema_keeps_a_share_that_falls_linearly_from_its_start_to_nothing():
     weight = torch.randn(40, generator=torch.Generator().manual_seed(0))
     approach.begin({"w": weight.clone()}, GRID, 2, 0)
     approach.act({"w": weight.clone()}, 0.5)
-    approach.begin({"w": weight}, GRID, 5, 0)  # anew: the first act is that at 0.2
+    approach.begin({"w": weight}, GRID, 5, 0)  # begins again: the first act is the one at progress 0.2
     for progress, share in ((0.2, 0.85), (0.4, 0.6375), (0.6, 0.425), (0.8, 0.2125)):
         before = weight.double()
         approach.act({"w": weight}, progress)
@@ -196,7 +196,7 @@ def test_stochastic_rounds_by_its_own_seeded_generator_and_to_the_nearest_at_the
 
 
 def joins(weight: torch.Tensor, frozen: torch.Tensor, share: tuple[int, int]) -> torch.Tensor:
-    """The frozen set after `share` (a fraction) of the tensor, rounded up, is to be frozen, one weight at a time."""
+    """Return the frozen weights once `share` (a fraction) of the tensor, rounded up, is frozen, chosen one at a time."""
     frozen = frozen.clone()
     free = sorted((float(w.abs()), i) for i, w in enumerate(weight.flatten()) if not frozen.view(-1)[i])
     while int(frozen.sum()) * share[1] < weight.numel() * share[0]:
@@ -206,7 +206,7 @@ def joins(weight: torch.Tensor, frozen: torch.Tensor, share: tuple[int, int]) ->
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 def test_inq_freezes_the_largest_for_good_whatever_the_optimizer_does(optimizer_name):
-    """Momentum is built up in a float phase, so that the optimizer pushes the frozen weights from the first step on."""
+    """A float phase builds up momentum, so the optimizer pushes frozen weights from the first step on."""
     network = Network()
     weights, optimizer = weights_of(network), OPTIMIZERS[optimizer_name](network.parameters())
     for _ in range(5):
@@ -239,7 +239,7 @@ def test_inq_freezes_the_largest_for_good_whatever_the_optimizer_does(optimizer_
 
 
 def test_inq_keeps_a_frozen_zero_at_zero_exactly():
-    """The smallest weights are frozen last, at 0, from which no optimizer moves them, nor turns them to -0."""
+    """The smallest weights are frozen last, at 0; no optimizer may move them or turn them into -0."""
     weights = {"w": torch.tensor([0.5, 1e-4, -1e-4, -0.25])}
     approach = Inq([[0.5, 1], [1.0, 1]])
     approach.begin(weights, GRID, 2, 0)
@@ -252,7 +252,7 @@ def test_inq_keeps_a_frozen_zero_at_zero_exactly():
 
 
 def test_rows_of_zeros_are_shared_and_on_the_grid():
-    """A matrix of zeros alone has no level; a row of zeros has none beside rows that have one."""
+    """A matrix of zeros has no level; nor does a row of zeros beside rows that have one."""
     approach, zeros, other = RowShared(), torch.zeros(3, 4), torch.tensor([[0.0, 0.0], [0.3, -0.01]])
     vector = torch.tensor([0.0, -0.5])
     approach.begin({}, GRID, 1, 0)
@@ -270,7 +270,7 @@ def test_rows_of_zeros_are_shared_and_on_the_grid():
     [(3, [1, 2, 3]), (4, [1, 2, 3]), (7, [1, 3, 5]), (14, [1, 5, 9]), (28, [1, 9, 17]), (30, [1, 10, 18])],
 )
 def test_inq_scales_its_stages(epochs, starts):
-    """Ends of the first two stages: epochs times 4/14 and 8/14, rounded, and at least one epoch a stage."""
+    """The first stages end after 4/14 and 8/14 of the epochs, rounded, with at least one epoch per stage."""
     approach = Inq(STAGES)
     approach.begin({}, GRID, epochs, 0)
     names = [approach.stage(epoch) for epoch in range(1, epochs + 1)]

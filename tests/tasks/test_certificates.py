@@ -14,7 +14,7 @@ from speech_exp.tasks.state_space import is_stored, spectral_radius, stored
 
 
 class Scaled(nn.Module):
-    """A linear layer under another name, in float32."""
+    """A float32 linear layer of a different class."""
 
     def __init__(self, like):
         super().__init__()
@@ -51,7 +51,7 @@ def test_a_float_output_layer_is_not_an_exemption_of_scope_all():
         CertificateError, match=r"output\.(weight|bias) is in float32, but task\.scope=all exempts norm"
     ):
         constraint.deployment.certify(deployed, built)
-    # On another scope it is exempt, but still not the model that the config describes.
+    # With another scope the layer is exempt, but the model is still not the one that the config describes.
     with pytest.raises(CertificateError, match=r"output is .*Scaled, expected torch.*Linear: the model is not the one"):
         task(scope="rnn_only").deployment.certify(deployed, built)
 

@@ -35,7 +35,7 @@ def test_logits_are_close_to_those_of_the_float_network(model, pooling, bidirect
     features_BTF, lengths_B = torch.randn(4, 12, 5), torch.tensor([12, 5, 7, 1])
     expected = float_network(features_BTF, lengths_B)
     found = dynamic_int8(float_network)(features_BTF, lengths_B)
-    # 8 bits a weight: within a few hundredths of the logits' spread, and not the float network in disguise
+    # 8 bits per weight: within a few hundredths of the logits' spread, yet different from the float network
     assert 0 < (found - expected).abs().max() < 0.1 * expected.std() + 0.02
     for name, tensor in float_network.state_dict().items():
         assert torch.equal(tensor, before[name])

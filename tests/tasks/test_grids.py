@@ -35,7 +35,7 @@ def powers_of(grid: Grid) -> set[Fraction]:
 
 
 def levels_of(name: str, grid: Grid) -> list[Fraction]:
-    """All signed levels, straight from the definition."""
+    """Return all signed levels, directly from the definition."""
     powers = powers_of(grid)
     magnitudes = {Fraction(0), *powers}
     if name == "apot2":
@@ -46,9 +46,9 @@ def levels_of(name: str, grid: Grid) -> list[Fraction]:
 
 
 def nearest(values: list[float], levels: list[Fraction]) -> list[float]:
-    """The nearest level to each float32 number; of two equally near the one further from zero.
+    """Return the level nearest to each float32 number; in a tie, the one further from zero.
 
-    In integers, as Python's are exact and fast: every float32 number is a multiple of 2^-149.
+    Python's integers are exact and fast, and every float32 number is a multiple of 2^-149.
     """
     units = [int(level * 2**149) for level in levels]
     found = []
@@ -63,7 +63,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def awkward(grid: Grid) -> torch.Tensor:
-    """Every level of both kinds, every midpoint between two, and their neighbours in float32, with both signs."""
+    """Return every level of both kinds, every midpoint between two, and their float32 neighbours, with both signs."""
     levels = torch.tensor(apot2_levels(grid), dtype=torch.float64)
     powers = torch.tensor(power_levels(grid), dtype=torch.float64)
     values = torch.cat([levels, (levels[1:] + levels[:-1]) / 2, (powers[1:] + powers[:-1]) / 2]).float()
@@ -74,7 +74,7 @@ def awkward(grid: Grid) -> torch.Tensor:
 
 grids = st.builds(lambda low, span: Grid(low, low + span), st.integers(-12, 6), st.integers(0, 6))
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
-# Numbers near the grids with few bits, so that exact ties are frequent, and any number at all.
+# Numbers near the grids with few bits, so that exact ties are frequent, and arbitrary numbers.
 weights = st.one_of(st.integers(-40, 40).map(lambda n: n / 8), st.floats(-70, 70, width=32), floats)
 
 
@@ -120,7 +120,7 @@ def test_the_widest_grid_of_float32_is_exact():
 def test_the_widest_grid_of_apot2_is_exact_at_both_ends(low):
     grid = Grid(low, low + 22)
     unit, top = 2.0**low, 2.0**grid.k_max
-    # The midpoint of the two highest neighbours that stand 2^k_min apart takes all 24 bits of float32.
+    # The midpoint of the two highest neighbours at distance 2^k_min uses all 24 bits of float32.
     middle = torch.tensor([top + unit / 2, 0.0, unit / 2, top - unit / 2])
     below = torch.nextafter(middle, torch.tensor(0.0))
     assert apot2(middle, grid).tolist() == [top + unit, 0.0, unit, top]
@@ -137,12 +137,12 @@ def test_apot2_refuses_a_grid_whose_sums_float32_cannot_hold():
 
 
 def test_apot2_is_not_greedy():
-    """4 is the nearest power to 5.9, and the nearest sum that starts with it is 6; 8 - 1 beats what greedy 8 gives to 6.9."""
+    """The nearest sums by hand: 4 + 2, 8 - 1, -(8 - 1), and in a tie of 8 + 2 and 8 + 4 the larger."""
     assert apot2(torch.tensor([5.9, 6.9, -7.4, 11.0]), Grid(0, 3)).tolist() == [6.0, 7.0, -7.0, 12.0]
 
 
 def row_errors(row: list[float], grid: Grid) -> dict[int, Fraction]:
-    """Least squared error of the row for each exponent, over every choice of zeros and signs."""
+    """Return the least squared error of the row for each exponent, over all choices of zeros and signs."""
     return {
         k: sum(min(Fraction(w) ** 2, (abs(Fraction(w)) - Fraction(2) ** k) ** 2) for w in row)
         for k in range(grid.k_min, grid.k_max + 1)
@@ -166,14 +166,14 @@ def test_row_shared_has_the_least_squared_error_and_the_larger_exponent_of_equal
     assert squared_error(row, quantised) == min(errors.values())
     if any(quantised):
         largest = 2.0 ** max(k for k, error in errors.items() if error == min(errors.values()))
-        # Of 0 and ±2^k at the same distance the latter.
+        # In a tie between 0 and ±2^k, the latter wins.
         assert [abs(q) for q in quantised] == [largest if abs(w) >= largest / 2 else 0.0 for w in row]
 
 
 @settings(max_examples=100, deadline=None)
 @given(row=st.lists(weights, min_size=1, max_size=6), grid=grids)
 def test_row_shared_has_the_least_squared_error_of_any_row(row, grid):
-    """Gains of at most 6 terms, each of relative error 2^-52, are compared: 1e-14 of the squared norm covers their rounding."""
+    """The compared gains have at most 6 terms with relative errors of 2^-52: 1e-14 of the squared norm covers their rounding."""
     quantised = row_shared(torch.tensor([row]), grid)
     least = min(row_errors(row, grid).values())
     slack = Fraction(1, 10**14) * sum(Fraction(w) ** 2 for w in row)
@@ -236,7 +236,7 @@ def test_other_dtypes_are_refused(project):
 
 
 def test_stochastic_rounding_is_unbiased():
-    """The mean of n draws of 0 or 1 has a deviation of at most 0.5 / sqrt(n): six of them leave one failure in 10^8 seeds."""
+    """The mean of n draws of 0 or 1 deviates by at most 0.5 / sqrt(n); six deviations fail for about one seed in 10^8."""
     draws = 40_000
     values = torch.tensor([0.0, 2.0**-10, -0.0035, 0.3, -0.75, 1.0, 1.99, -5.0, 200.0, 256.0])
     rounded = stochastic(values.expand(draws, -1), DEFAULT)

@@ -50,7 +50,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def again(coding, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Packed and unpacked; no byte is left."""
+    """Pack and unpack tensors, and check that no byte is left over."""
     source = Source(coding.pack(tensors))
     found = coding.unpack(source, [torch.empty_like(tensor) for tensor in tensors])
     source.end()
@@ -117,7 +117,7 @@ def power_of_two(approach: str, scope: str, memory_matrices: str = "int16") -> P
 
 
 def two_layers(model: str, seed: int) -> Network:
-    """Two layers, a front, attention pooling: everything that a classifier may have."""
+    """Build a classifier with every part: two layers, a front, attention pooling."""
     torch.manual_seed(seed)
     encoder = CompactEncoder(4, MODELS[model], True, 2, 0.0, 3, 3)
     built = Classification("attention", 0.0, 0.0).network(encoder, 3)
@@ -131,7 +131,7 @@ def written(path: Path, deployment: Deployment, deployed: Network) -> Path:
 
 
 def assert_same_model(deployment: Deployment, deployed: Network, blank: Network, path: Path) -> None:
-    """Written and read into `blank`, of the same topology: the same bits, sizes and outputs."""
+    """Write `deployed`, read it into `blank` of the same topology, and check that bits, sizes and outputs are equal."""
     found = deployment.unpacked(blank, written(path, deployment, deployed))
     assert differing(deployed.state_dict(), found.state_dict(), deployment.parts(deployed)) == []
     compared = {name for part in deployment.parts(deployed) for name in part.names}
@@ -179,7 +179,7 @@ def test_all_zero_weights_survive_packing(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A deployment, a network of its topology, and a whole packed file."""
+    """Return a deployment, a network of its topology, and a complete packed file."""
     deployment = power_of_two("apot2", "rnn_only")
     deployed = deployment.project(network("lmu"))
     return (

@@ -59,14 +59,14 @@ def test_what_deploys_is_on_the_grid_and_certified(tmp_path, approach, model):
     assert certificate.checked == sum(weight.numel() for weight in weights.values()) > 0
     if approach not in ("apot2",):
         for weight in weights.values():
-            assert torch.isin(weight, powers()).all()  # by comparison with every level, not by the project's own test
+            assert torch.isin(weight, powers()).all()  # compared with every level, independent of the code under test
     for name, memory in memories(found.best):
         assert bool(is_stored(memory.A, "int16", constraint.deployment.grid).all())
         assert spectral_radius(memory.A) < 1
         assert certificate.details["exempt"][f"{name}.B"] == "int16, zero-order hold of order 4 and theta 6"
     assert history[0]["phase"] == "float"
     assert all(row["phase"].startswith(approach) for row in history[1:])
-    # The run ends with exact projection: the live network's own weights, too (ste's master becomes P of itself).
+    # The run ends with exact projection: the trained weights are on the grid too (ste projects its master copy).
     for weight in constraint.deployment.weights(live).values():
         assert bool(constraint.deployment.approach.on_grid(weight, constraint.deployment.grid).all())
 
@@ -99,7 +99,7 @@ def test_a_changed_state_matrix_fails_the_certificate(tmp_path):
 
 
 def test_each_epoch_validates_the_projection_and_trains_on_from_its_own_weights(tmp_path):
-    """With ema the live weights are between float and grid until the end, the candidates never."""
+    """With ema the trained weights stay off the grid until the end, while every candidate is on it."""
     constraint = task("ema", start_epoch=1)
     live_off, candidates_off = [], []
     plain = constraint.deployment.project
@@ -119,7 +119,7 @@ def test_each_epoch_validates_the_projection_and_trains_on_from_its_own_weights(
 
 
 def test_float_phase_and_reference(tmp_path):
-    """The reference is the network as phase one left it: that of a float run of as many epochs."""
+    """The reference is the network at the end of phase one: that of a float run with as many epochs."""
     constraint = task("snap_epoch", start_epoch=4)
     found, history, _ = fit(tmp_path, constraint, "gru", epochs=6)
     assert [row["phase"] for row in history] == ["float"] * 3 + ["snap_epoch"] * 3
@@ -185,7 +185,7 @@ def test_packed_bytes_by_hand():
     assert found.bits_per_weight == 8 * (found.packed_bytes - 12) / (336 + 27)
     assert found.recurrent_state_bytes == [4 * 8]
     assert found.model_bytes == 4 * (336 + 27)
-    # Only the recurrent matrices in code: biases and the output layer in float.
+    # Only the recurrent matrices are coded; biases and the output layer are float.
     found = task("mixed_pot").deployment.stored(net)
     assert found.packed_layer_bytes == [2 + 3 * 288 // 8 + 4 * 48]
     assert found.packed_bytes == 12 + 2 + 3 * 288 // 8 + 4 * (48 + 27)

@@ -35,7 +35,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass
 class Step:
-    """The weights at each point of a step: `before` it, as the loss `seen` them, `moved` by the optimizer, `after` the task."""
+    """The weights `before` a step, as `seen` by the loss, as `moved` by the optimizer, and `after` the task has acted."""
 
     epoch: int
     before: Weights
@@ -45,7 +45,7 @@ class Step:
 
 
 class Recording:
-    """The phases of a task, with hooks that keep the weights at each point where the task acts."""
+    """The phases of a task, with hooks that record the weights at each point where the task may act."""
 
     def __init__(self, task: Task, epochs: int, teacher: Network | None = None) -> None:
         self.steps: list[Step] = []
@@ -98,7 +98,7 @@ def same(one: Weights, other: Weights) -> bool:
 
 
 def assert_the_optimizer_moved(steps: list[Step]) -> None:
-    """Every parameter in every step, at least in part."""
+    """Check that the optimizer changed every parameter in every step, at least partly."""
     assert len(steps) % STEPS_AN_EPOCH == 0
     for step in steps:
         assert [name for name in step.before if torch.equal(step.moved[name], step.before[name])] == []
@@ -116,7 +116,7 @@ DISTILLATION = Distillation(tau=3.0, alpha=0.6)
 
 
 def power_of_two(name: str, **changes) -> PowerOfTwo:
-    """Task C with the approach that conf/c_approach/NAME.yaml describes."""
+    """Build task C with the approach that conf/c_approach/NAME.yaml describes."""
     approach = hydra.utils.instantiate(OmegaConf.load(CONF / "c_approach" / f"{name}.yaml"), _convert_="all")
     if approach.every_n_steps:
         approach.every_n_steps = SNAP_EVERY
@@ -183,7 +183,7 @@ def test_every_approach_trains_in_both_phases(tmp_path, model, approach, kd):
     for phase in (Phase(1, FLOAT_EPOCHS), Phase(FLOAT_EPOCHS + 1, EPOCHS)):
         trained = losses(history, phase)
         assert trained[-1] < trained[0]
-    # What deploys is not the float network rounded: it was trained, and learned more.
+    # The deployed network is not merely the float network rounded: it was trained further.
     rounded = task.deployment.project(found.reference)
     assert found.best_epoch > FLOAT_EPOCHS
     for name, weight in task.deployment.weights(found.best).items():
@@ -206,7 +206,7 @@ def test_without_fine_tuning_the_best_float_epoch_is_rounded(tmp_path, approach)
     assert same(copied(deployed.reference), copied(alone[0].best))
     assert same(projected(task, copied(alone[0].best)), copied(deployed.network))
     assert task.deployment.certify(deployed.network, network("gru")).passed
-    # From a float run nothing is trained at all.
+    # When it starts from a float run, nothing is trained at all.
     task = power_of_two(approach, fine_tune=False, start_epoch=None, float_checkpoint="RUN")
     found, history, live = fit(tmp_path / "from", task, "gru", epochs=EPOCHS)
     assert (len(history), found.best_epoch, found.epochs) == (1, 0, 0)
@@ -234,7 +234,7 @@ def projected(task: PowerOfTwo, weights: Weights) -> Weights:
 
 
 def acts_after_each_epoch(task: PowerOfTwo, recording: Recording, acted) -> None:
-    """`acted(weights before the act, epoch of phase two)` gives what each epoch ends with; nothing acts in between."""
+    """Check that only the end of an epoch acts, and that `acted(weights before it, epoch of phase two)` predicts the result."""
     for epoch in range(FLOAT_EPOCHS + 1, EPOCHS + 1):
         steps = recording.of_epoch(epoch)
         for step in steps:
@@ -301,7 +301,7 @@ def freezes_for_good_what_is_largest(task, recording):
             frozen[name] |= joined
             values[name] = torch.where(joined, nearest_power(before[name], task.deployment.grid), values[name])
             assert now[name][frozen[name]].all(), "masks only grow"
-            # Those already on the grid join unseen, so that the share is a bound.
+            # Weights already on the grid may be frozen unnoticed, so the share is a lower bound.
             assert frozen[name].float().mean() <= share + 1 / frozen[name].numel()
             assert torch.equal(begun[frozen[name]], values[name][frozen[name]])
             for step in recording.of_epoch(epoch):

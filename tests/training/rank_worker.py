@@ -36,7 +36,7 @@ STEADY = {"gain_std": 0.0, "shift_std": 0.0}
 
 
 class Texts(InMemoryUtterances):
-    """Of one to three characters, by the class."""
+    """A part with transcripts of one to three characters, according to the class."""
 
     def _batch(self, chosen_B, variant_B):
         batch = super()._batch(chosen_B, variant_B)
@@ -65,7 +65,7 @@ def text_teacher():
 
 
 class Drifting(Hooks):
-    """Rank 1 comes to each epoch with other weights, as GPUs that round differently would."""
+    """Hooks that change the weights of rank 1 before each epoch, like GPUs that round differently."""
 
     def begin_epoch(self, epoch):
         if ranks.rank() == 1:

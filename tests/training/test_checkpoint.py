@@ -10,7 +10,7 @@ from speech_exp.training import checkpoint
 
 
 def deployable(**changes):
-    """All parts of a deployable model, of a network of three numbers."""
+    """Return all parts of a deployable model, with a network of three numbers."""
     content = {"choices": {"model": "gru"}, "config": {"seed": 0}, "front_end": {}, "network": {"w": torch.randn(3)}}
     return content | {"class_names": ["a"], "data_fingerprint": "0"} | changes
 

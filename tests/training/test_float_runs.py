@@ -40,7 +40,7 @@ def save(folder, task="B1", hidden=6, epoch=3, data=DATA, **changes):
 @pytest.mark.parametrize("task", ["A", "B1"])
 @pytest.mark.parametrize("as_file", [False, True])
 def test_the_weights_of_the_run_are_loaded(tmp_path, task, as_file):
-    # What changes neither data nor topology may differ.
+    # Keys that affect neither data nor topology may differ.
     free = {
         "dataset": {"root": "/elsewhere", "split_seed": 1},
         "model": {"hidden_size": 6},

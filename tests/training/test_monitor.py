@@ -17,7 +17,7 @@ GPU = torch.device("cuda", 0)
 
 
 class FakeGpu:
-    """Peak memory as torch.cuda counts it, and a driver that answers one number after the other, then the last again."""
+    """A stand-in for torch.cuda's peak memory, and for a driver that gives these answers in turn and then repeats the last."""
 
     def __init__(self, patch: pytest.MonkeyPatch, answers: list[int | Exception]) -> None:
         self.peak_bytes, self.asked, self.answers = 0, 0, answers
@@ -37,7 +37,7 @@ class FakeGpu:
         return answer
 
     def wait_for(self, asked: int) -> None:
-        """An answer is stored before the next question, so one more is waited for."""
+        """Wait for one query more than `asked`: an answer is stored before the next query."""
         deadline = time.monotonic() + 10
         while self.asked <= asked and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -45,7 +45,7 @@ class FakeGpu:
 
 def test_the_peak_of_a_gpu_is_that_since_the_last_call(monkeypatch):
     gpu = FakeGpu(monkeypatch, [50])
-    gpu.peak_bytes = 9_000_000_000  # of before the monitor
+    gpu.peak_bytes = 9_000_000_000  # from before the monitor was built
     watched = DeviceMonitor(GPU)
     gpu.peak_bytes = 2_500_000_000
     assert watched.epoch_values()["gpu_memory_gb"] == 2.5
@@ -55,12 +55,12 @@ def test_the_peak_of_a_gpu_is_that_since_the_last_call(monkeypatch):
 
 
 def test_utilisation_is_the_mean_of_the_samples_since_the_last_call(monkeypatch):
-    """The first question only finds out whether the driver can be asked."""
+    """The first query only finds out whether the driver answers, so its value does not count."""
     gpu = FakeGpu(monkeypatch, [0, 20, 40, 60, 90])
     watched = DeviceMonitor(GPU)
     gpu.wait_for(4)
     first = watched.epoch_values()["gpu_utilisation"]
-    assert 40 <= first < 90  # 20, 40, 60, and what came by then of the answers 90
+    assert 40 <= first < 90  # the mean of 20, 40, 60 and however many answers of 90 came until then
     gpu.wait_for(gpu.asked + 2)
     watched.epoch_values()
     gpu.wait_for(gpu.asked + 2)
@@ -110,7 +110,7 @@ def test_the_memory_of_a_cpu_is_the_peak_of_the_process():
 
 
 def test_a_step_that_stalls_is_reported_with_what_it_was_doing():
-    """In a process of its own, whose standard error is read."""
+    """Uses a separate process, whose standard error is read."""
     script = """
 import time
 from speech_exp.training.monitor import Watchdog
@@ -135,7 +135,7 @@ time.sleep(0.4)
 
 
 def test_no_step_is_watched_while_the_watchdog_rests():
-    """As in validation, which may take longer than a step."""
+    """The watchdog is paused in validation, which may take longer than a step."""
     script = """
 import sys
 import time

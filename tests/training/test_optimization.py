@@ -23,7 +23,7 @@ def optimization(network: nn.Module, steps: int = 40, **changes) -> Optimization
 
 
 def rates(**changes) -> list[float]:
-    """Learning rate of each of 40 steps, and what would follow."""
+    """Return the learning rate of each of 40 steps, and the one after them."""
     network = nn.Linear(2, 2)
     one = optimization(network, **changes)
     batch = Batch(torch.ones(1, 1, 2), torch.ones(1, dtype=torch.int64), torch.zeros(1), None, ["u"])
@@ -39,7 +39,7 @@ def test_the_learning_rate_rises_then_falls(schedule, first, last):
     found = rates(schedule=schedule)
     top = found.index(max(found))
     assert 9 <= top <= 10
-    assert max(found) == pytest.approx(0.1, rel=0.01)  # the top of a cycle lies between two steps
+    assert max(found) == pytest.approx(0.1, rel=0.01)  # the peak of a cycle lies between two steps
     assert all(one < other for one, other in pairwise(found[: top + 1]))
     assert all(one > other for one, other in pairwise(found[top + 1 :]))
     assert found[0] == pytest.approx(first)
@@ -67,7 +67,7 @@ def batch_of(targets_per_utterance: list[int], classes: bool) -> Batch:
     "objective", [Classification("mean", 0.0, 0.0), Ctc(0.0, 0.0, 0.0, "wer")], ids=["classes", "text"]
 )
 def test_the_parts_of_a_batch_make_the_step_of_the_whole(objective, parts):
-    """Only the order of the sums differs: in float64, but for the logits of classes, whose loss is taken in float32."""
+    """Only the order of sums differs: they are in float64, except the loss of class logits, which is in float32."""
     torch.manual_seed(0)
     network = objective.network(CompactEncoder(3, lambda width: GRU(width, 5), False, 1, 0.0), 5).double()
     batch = batch_of([3, 1, 9, 4, 2, 7, 5], isinstance(objective, Classification))
@@ -92,7 +92,7 @@ def test_the_parts_of_a_batch_make_the_step_of_the_whole(objective, parts):
 
 
 def stepped(precision: str, factor: float) -> tuple[Optimization, nn.Linear]:
-    """After one step; fp16, which trains on a GPU alone, computes on a CPU too."""
+    """Take one step; fp16 training needs a GPU, but its computations also run on a CPU."""
     torch.manual_seed(0)
     network = nn.Linear(4, 3)
     settings = {"lr": 0.1, "weight_decay": 0.0, "schedule": "constant", "warmup_share": 0.0, "clip_norm": 1e9}

@@ -47,7 +47,7 @@ def finish(processes, statuses=(0,)):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The results of a case by the number of ranks; they train when first asked for, a single one in this process."""
+    """Return a function that gives the results of a case; it trains at the first call, a single rank in this process."""
 
     @cache
     def folder_of(world_size):
@@ -69,9 +69,9 @@ def read(folder, case):
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("noise", "drifting")])
 def test_more_ranks_equal_one(results, world_size, case):
-    """Of 70 utterances in batches of 12, so that the last batch is shared unevenly."""
+    """There are 70 utterances in batches of 12, so the last batch is shared unevenly."""
     one, other = results(1, case), results(world_size, case)
-    assert other["before"] == one["before"]  # no sum is formed in another order
+    assert other["before"] == one["before"]  # no sum has a different order
     assert other["ids"] == one["ids"]
     assert len(set(other["ids"])) == len(other["ids"]) == 30
     for part in ("gradients", "weights"):
@@ -83,7 +83,7 @@ def test_more_ranks_equal_one(results, world_size, case):
 
 
 def test_each_epoch_begins_with_the_weights_of_rank_0(results):
-    """Another rank's own weights would drift apart from epoch to epoch."""
+    """Otherwise the weights of the ranks would drift apart from epoch to epoch."""
     for name, expected in results(2, "gru")["weights"].items():
         assert torch.equal(results(2, "drifting")["weights"][name], expected), name
 
@@ -96,7 +96,7 @@ def test_ranks_drop_out_and_vary_other_things(results):
 
 @pytest.mark.slow
 def test_a_signal_to_one_rank_saves_all_and_they_resume_bit_for_bit(results, tmp_path):
-    """With three ranks, because two sum the same gradients in any order."""
+    """Uses three ranks, because the sum of two gradients does not depend on their order."""
     whole = results(3, "noise")
     broken = tmp_path / "broken"
     processes = start(3, TRAINING, "noise", broken, 9)
@@ -114,7 +114,7 @@ def test_a_signal_to_one_rank_saves_all_and_they_resume_bit_for_bit(results, tmp
     for name, value in whole["weights"].items():
         assert torch.equal(again["weights"][name], value)
 
-    # Another number of ranks resumes, too, with other noise.
+    # A different number of ranks can resume too, with different noise.
     finish(start(2, TRAINING, "noise", tmp_path / "fewer"))
     of_fewer = read(tmp_path / "fewer", "noise")["history"]
     assert [row["lr"] for row in of_fewer] == [row["lr"] for row in whole["history"]]
@@ -123,7 +123,7 @@ def test_a_signal_to_one_rank_saves_all_and_they_resume_bit_for_bit(results, tmp
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_error_of_one_rank_is_shown_once_and_ends_all(world_size):
-    """Rank 0 waits for the failing rank in an exchange, rank 2 sleeps longer than torchrun is waited for."""
+    """Rank 0 waits for the failing rank in an exchange; rank 2 sleeps for longer than the test waits for torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
     environment = {**os.environ, "PYTHONPATH": str(ENDS.parents[2]), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([*torchrun, ENDS, "fail"], env=environment, capture_output=True, text=True, timeout=120)

@@ -24,11 +24,11 @@ NOISE = {"gain_std": 0.1, "shift_std": 0.1, "noise_std": 0.3}
 
 
 class KilledError(Exception):
-    """Stands for the end of a process: nothing after it is done."""
+    """Simulates the end of a process: nothing after it is executed."""
 
 
 class KillingFiles(StateFiles):
-    """Ends the process right after the state number `last` is saved."""
+    """State files that end the process right after saving state number `last`."""
 
     def __init__(self, folder, start, last=None):
         super().__init__(folder, 1, {"seed": 0}, start)
@@ -59,13 +59,13 @@ TASKS = {
 
 
 def fit(files, make_task, model="gru", seed=0, **changes):
-    """A fit as a new process would make it, from the same command."""
+    """Train as a new process would with the same command."""
     settings = {"schedule": "onecycle", "warmup_share": 0.3, "checkpoint_every_s": 1e-9} | changes
     trainer = tiny.trainer(**settings)
     phases = make_task().phases(trainer.epochs, tiny.network("gru", seed=9))
     seed_everything(seed)
     network = tiny.network(model, seed)
-    network.dropout.p = 0.2  # torch's generator takes part
+    network.dropout.p = 0.2  # so that training draws from torch's generator
     fitting = TrainingLoop(
         trainer,
         network,
@@ -85,15 +85,15 @@ def weights(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def told(found):
-    """All but times and memory."""
+def reproducible(found):
+    """Return a fit's results without times and memory."""
     varying = ("seconds", "utterances_per_s", "memory_gb", "data_wait_ms")
     history = [{key: value for key, value in row.items() if key not in varying} for row in found.history]
     return found.best_epoch, found.best_metrics, found.epochs, history
 
 
 def check_equal(one, other):
-    assert told(one[0]) == told(other[0])
+    assert reproducible(one[0]) == reproducible(other[0])
     for first, second in ((one[0].best, other[0].best), (one[1], other[1])):
         expected, found = weights(first), weights(second)
         assert expected.keys() == found.keys()
@@ -103,7 +103,7 @@ def check_equal(one, other):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_fit_interrupted_anywhere_ends_as_one_that_was_not(tmp_path, name):
-    """Four to six epochs of five batches: a state after each batch and each epoch; some of all moments are tried."""
+    """A state is saved after each of five batches and after each of four to six epochs; every fifth one is tried."""
     make_task = TASKS[name]
     whole = KillingFiles(tmp_path / "whole", None)
     expected = fit(whole, make_task)
@@ -117,7 +117,7 @@ def test_a_fit_interrupted_anywhere_ends_as_one_that_was_not(tmp_path, name):
 
 @pytest.mark.parametrize("last", range(1, 8))
 def test_epochs_of_a_few_batches_are_interrupted_after_any_of_them(tmp_path, last):
-    """Three of the five batches: after the third nothing is left of the epoch but its validation."""
+    """An epoch has three of the five batches: after the third, only its validation remains."""
     expected = fit(KillingFiles(tmp_path / "whole", None), Unconstrained, epoch_batches=3)
     with pytest.raises(KilledError):
         fit(KillingFiles(tmp_path / "b", None, last), Unconstrained, epoch_batches=3)
@@ -150,7 +150,7 @@ def test_states_are_pruned_and_the_newest_is_found(tmp_path):
         kept.save({"state": {}}, epoch, batches)
     names = [path.name for path in states(tmp_path)]
     assert names == ["checkpoint_epoch_2.pt", "checkpoint_epoch_10.pt", "checkpoint_epoch_10_batch_3.pt"]
-    (tmp_path / "checkpoint_epoch_12_best.pt").touch()  # the deployable model is no state
+    (tmp_path / "checkpoint_epoch_12_best.pt").touch()  # the deployable model is not a training state
     assert newest_intact(tmp_path)[0] == tmp_path / names[-1]
 
 
@@ -161,7 +161,7 @@ def flipped(content, bit):
 
 
 def same(one, other):
-    """Whether two contents are equal to the bit."""
+    """Return whether two contents are bit-identical."""
     if isinstance(one, torch.Tensor):
         return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
     if isinstance(one, dict):
@@ -172,7 +172,7 @@ def same(one, other):
 
 
 def test_a_state_with_a_flipped_bit_is_never_used(tmp_path):
-    """The bits that zip and pickle do not need may be any; a state that is taken up is what was saved."""
+    """Bits that zip and pickle ignore may flip, but a state that loads must equal the saved one."""
     fit(KillingFiles(tmp_path, None), Unconstrained, epochs=1, checkpoint_every_s=None)
     (path,) = states(tmp_path)
     whole, content = path.read_bytes(), newest_intact(tmp_path)[1]
@@ -196,7 +196,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(tmp_path, capsys
         fit(files, Unconstrained)
     older, newest = states(tmp_path / "b")
     whole = newest.read_bytes()
-    newest.write_bytes(flipped(whole, 4 * len(whole)))  # in the midst of the weights
+    newest.write_bytes(flipped(whole, 4 * len(whole)))  # in the middle of the weights
     capsys.readouterr()
     found = fit(StateFiles(tmp_path / "b", 2, {"seed": 0}, tmp_path / "b"), Unconstrained)
     printed = capsys.readouterr().out.splitlines()

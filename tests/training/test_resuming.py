@@ -54,7 +54,7 @@ def test_only_resume_false_replaces_a_run_of_another_config_and_reports_it(tmp_p
     for resume in (None, str(other), *([] if state else [True])):
         with pytest.raises(ValueError, match=rf"run contains a run of another config: {ways_out}"):
             plan(folder, resume, "abc")
-    if state:  # is looked at, and refused with the keys that differ
+    if state:  # the state is read, and refused with the keys that differ
         assert plan(folder, True, "abc") == Plan(start=folder / "checkpoints")
     assert plan(folder, False, "abc") == Plan(note=f"resume=false: the run in {folder} is replaced")
 
@@ -87,7 +87,7 @@ def test_a_run_resumes_elsewhere(tmp_path):
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
 def test_a_requeued_job_resumes_from_its_own_states(tmp_path, status):
-    """It repeats its command, resume=FOLDER with it, but has come further than that folder."""
+    """A requeued job repeats its command with resume=FOLDER, although its own folder has progressed further."""
     other, own = run_folder(tmp_path / "other", "failed"), run_folder(tmp_path / "own", status)
     assert plan(own, str(other), "abc") == Plan(start=own / "checkpoints")
     (own / "checkpoints" / "checkpoint_epoch_3.pt").unlink()

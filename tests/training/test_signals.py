@@ -13,7 +13,7 @@ EPOCHS = 3
 
 
 def signalled(*epochs):
-    """Return a phase that sends this process a signal in the validation of these epochs."""
+    """Return a phase that sends a signal to this process during the validation of these epochs."""
 
     class Signalled(Hooks):
         def candidate(self, epoch):
@@ -26,7 +26,7 @@ def signalled(*epochs):
 
 @pytest.fixture
 def handled(tmp_path):
-    """States that lay in the folder whenever a handler from before the fit was called, such as submitit's."""
+    """Install a handler before the fit, like submitit's; return the states that exist at each of its calls."""
     calls = []
     before = signal.signal(signal.SIGUSR2, lambda *_: calls.append([path.name for path in states(tmp_path)]))
     yield calls
@@ -40,7 +40,7 @@ def test_a_signal_in_validation_is_passed_on_once_the_epoch_is_saved(tmp_path, h
 
 
 def test_where_nothing_handled_it_before_the_process_ends(tmp_path):
-    """With the status that a shell gives a process that a signal ended."""
+    """The exit status is the one that a shell reports for a process ended by a signal."""
     with pytest.raises(SystemExit) as end:
         tiny.fit_phases(tmp_path, signalled(EPOCHS), "gru", epochs=EPOCHS)
     assert end.value.code == 128 + signal.SIGUSR2

@@ -15,7 +15,7 @@ SMALL, LARGE = 34_314, 3_761_321  # parameters of the compact GRU, and of encode
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Builder of a machine of 8 cores, of which `busy` are in use; torch's settings are restored afterwards."""
+    """Return a function that simulates a machine with 8 cores, `busy` of them in use; restores torch's settings afterwards."""
     before = torch.get_num_threads()
 
     def make(busy: int) -> None:

@@ -31,7 +31,7 @@ def trainer(**changes):
 
 
 def train(folder, seed=0, hooks=Hooks, phases=None, augment=None, dropout=0.2, **changes):
-    """History and fit of one training from scratch."""
+    """Train from scratch; return the history and the fit."""
     settings = trainer(**changes)
     seed_everything(seed)
     objective = Classification("mean", dropout, label_smoothing=0.1)
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
 def test_the_best_network_is_that_of_the_best_epoch_not_the_last(tmp_path):
     class Spoiled(Hooks):
         def candidate(self, epoch):
-            """From epoch 3 on the weights that compete are zero."""
+            """From epoch 3 on, the candidate's weights are zero."""
             candidate = copy.deepcopy(self.network)
             if epoch >= 3:
                 for parameter in candidate.parameters():
@@ -96,7 +96,7 @@ def test_epochs_that_do_not_compete_are_never_best(tmp_path):
 
 
 class Recording(Hooks):
-    """Notes every call of the trainer."""
+    """Hooks that record every call of the trainer."""
 
     calls: ClassVar[list[tuple]] = []
 
@@ -148,7 +148,7 @@ def test_the_hooks_are_called_at_every_point_in_order(tmp_path):
     assert [row["phase"] for row in history] == ["one", "one", "two", "two"]
     assert fit.best_epoch >= 3  # earlier epochs never compete
     assert fit.epochs == 4
-    # Each phase has a schedule of its own: it rises to its own rate and falls to 0.
+    # Each phase has a separate schedule that rises to its rate and falls to 0.
     rates = [row["lr"] for row in history]
     assert 0 < rates[1] < 1e-2
     assert 0 < rates[3] < 1e-3
@@ -165,7 +165,7 @@ def test_without_phases_the_network_is_validated_as_it_is(tmp_path):
 
 def test_early_stopping_waits_for_patience_and_for_the_hooks(tmp_path):
     class Spoiled(Hooks):
-        """Nothing after epoch 1 is better; stopping is allowed from `allowed` on."""
+        """Hooks with which no epoch after the first is better; stopping is allowed from epoch `allowed` on."""
 
         allowed = 1
 
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path
 
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_the_weights_are_touched(tmp_path):
     class Root(Hooks):
-        """A loss whose gradient is 0 times infinity, as the root of a norm of zeros has it."""
+        """Hooks with a finite loss whose gradient is 0 times infinity, like the square root of a norm of zeros."""
 
         def loss(self, objective, network, batch):
             logits = network(batch.features_BTF, batch.lengths_B)
@@ -231,10 +231,10 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_the_weig
 
 
 def test_the_reported_training_loss_is_the_mean_over_utterances_not_over_batches(tmp_path):
-    """70 utterances in batches of 16 leave one of 6, which must weigh less."""
+    """70 utterances in batches of 16 leave a last batch of 6, which must weigh less."""
 
     class Counting(Hooks):
-        """The loss of a batch is its size, so that the two means differ."""
+        """Hooks with the size of a batch as its loss, so that the two means differ."""
 
         def loss(self, objective, network, batch):
             return 0 * super().loss(objective, network, batch) + len(batch.ids)
@@ -244,7 +244,7 @@ def test_the_reported_training_loss_is_the_mean_over_utterances_not_over_batches
 
 
 def test_the_learning_rate_reaches_its_end_in_shortened_epochs(tmp_path):
-    """trainer.epoch_batches shortens the schedule with the epochs: the last step is taken at the foot of the cosine."""
+    """trainer.epoch_batches shortens the schedule too: the last step is at the end of the cosine."""
 
     taken = []
 
@@ -293,7 +293,7 @@ def test_wrong_devices_and_precisions_are_refused():
     ],
 )
 def test_each_rank_has_a_separate_gpu(monkeypatch, visible, others, expected):
-    """This process is local rank 1."""
+    """This process acts as local rank 1."""
     monkeypatch.setenv("WORLD_SIZE", str(len(others) + 1))
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -324,6 +324,6 @@ def test_determinism_is_switched_on_and_off():
 def test_a_compiled_network_trains_to_the_same_losses(tmp_path):
     plain = train(tmp_path, epochs=2, seed=1, dropout=0.0)[1]
     compiled = train(tmp_path, epochs=2, seed=1, dropout=0.0, compile=True)[1]
-    # Without dropout, whose random numbers the compiler draws in another order. Compiled kernels round differently; a few dozen steps keep the losses within float32 rounding times steps.
+    # Without dropout, whose random numbers the compiler draws in a different order. Compiled kernels round differently; a few dozen steps keep the losses within float32 rounding times steps.
     for one, other in zip(plain, compiled, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)

@@ -49,14 +49,14 @@ def test_an_epoch_resumes_from_any_batch(lengths_U, size, windows, seed, data):
 def test_ranks_share_each_batch_and_hear_each_utterance_once(ranks, size):
     lengths_U = np.random.default_rng(0).integers(20, 300, 1000)
     planned = plan(lengths_U, size, 3)
-    heard = []
+    visited = []
     for batch in planned.epoch(5):
         shares = [Share(rank, ranks).of(batch.positions_N) for rank in range(ranks)]
         counts = [len(share_N) for share_N in shares]
         assert max(counts) - min(counts) <= 1
         assert sum(counts) == len(batch.positions_N)
-        heard += [position for share_N in shares for position in share_N.tolist()]
-    assert sorted(heard) == list(range(1000))
+        visited += [position for share_N in shares for position in share_N.tolist()]
+    assert sorted(visited) == list(range(1000))
 
 
 def order(planned: BucketPlan, seed: int) -> list[list[int]]:
@@ -68,7 +68,7 @@ def test_the_order_agrees_by_seed_and_differs_by_epoch():
     assert order(plan(lengths_U, BatchSize(16)), 1) == order(plan(lengths_U, BatchSize(16)), 1)
     assert order(plan(lengths_U, BatchSize(16)), 1) != order(plan(lengths_U, BatchSize(16)), 2)
     together = [{frozenset(batch) for batch in order(plan(lengths_U, BatchSize(16)), seed)} for seed in (1, 2)]
-    assert not together[0] & together[1]  # other company, not only another order
+    assert not together[0] & together[1]  # different utterances together, not only a different order
 
 
 def test_a_bucket_holds_utterances_of_about_one_length_and_little_padding():
@@ -76,7 +76,7 @@ def test_a_bucket_holds_utterances_of_about_one_length_and_little_padding():
     batches = list(plan(lengths_U, BatchSize(32)).epoch(0))
     padded = sum(batch.frames * len(batch.positions_N) for batch in batches)
     assert padded / lengths_U.sum() < 1.06
-    assert len({batch.frames for batch in batches}) <= 30  # shapes that a compiler sees
+    assert len({batch.frames for batch in batches}) <= 30  # number of shapes that a compiler must handle
 
 
 def test_windows_follow_each_other():

@@ -28,7 +28,7 @@ SECONDS = [0.5, 1.0, 1.5, 0.7, 0.05, 0.9, 2.0, 0.3]
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Eight utterances; the third is garbage, the fifth too short for its text, the sixth holds a digit."""
+    """Write a table of eight utterances: the third is garbage, the fifth too short for its text, the sixth contains a digit."""
     from lhotse import MonoCut, Recording, SupervisionSegment
     from lhotse.audio import AudioSource
 
@@ -42,7 +42,7 @@ def table(tmp_path_factory):
 
 
 def waveform(number: int) -> np.ndarray:
-    """Noise of its own for each utterance."""
+    """Return noise that differs for each utterance."""
     samples = round(SECONDS[number] * RATE_HZ)
     return np.random.default_rng(number).standard_normal(samples, dtype=np.float32) / 10
 
@@ -142,11 +142,11 @@ def test_workers_change_nothing_and_a_seed_decides(table):
         assert batch.ids == same.ids
         assert torch.equal(batch.features_BTF, same.features_BTF)
     assert [batch.ids for batch in one] != [batch.ids for batch in epoch(0, 2)]
-    heard = {
+    frames = {
         int(frames) for batch in one for name, frames in zip(batch.ids, batch.lengths_B, strict=True) if name == "u6"
     }
-    assert heard <= {1 + -(-32000 * 100 // speed) // 160 for speed in (90, 100, 110)}
-    assert len(heard) > 1
+    assert frames <= {1 + -(-32000 * 100 // speed) // 160 for speed in (90, 100, 110)}
+    assert len(frames) > 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])

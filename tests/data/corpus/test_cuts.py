@@ -76,7 +76,7 @@ def test_frames_and_refusals_of_any_transcript(raw: str, tag: str) -> None:
     text = training_text(raw + tag)
     assert (text is None) == (tag == " <SIL>")
     if text is not None:
-        # CTC repeats a character only behind a blank: each run of n equal characters takes n + n - 1 frames
+        # CTC needs a blank between equal characters: each run of n equal characters takes n + n - 1 frames
         assert needed_frames(text) == sum(2 * len(list(run)) - 1 for _, run in groupby(text))
     expected = 1 if text is None else 2 if "9" in text else 3 if not text else 0
     assert refusal(text) == expected

@@ -30,7 +30,7 @@ def devices(part):
 
 
 def test_the_extractor_and_the_statistics_stay_on_the_cpu(loaded_cuts):
-    """They are saved in checkpoints, and make features of single files."""
+    """Both are saved in checkpoints and used for single files, so they must not move with the parts."""
     normalizer = Normalizer("global")
     normalizer.load({"mean_F": torch.zeros(20), "std_F": torch.ones(20)}, 20)
     extractor, parts = prepared(loaded_cuts, normalizer, ELSEWHERE)

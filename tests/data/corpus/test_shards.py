@@ -21,7 +21,7 @@ from speech_exp.data.gigaspeech.data_set import GigaSpeech
 
 @dataclass(frozen=True, eq=False)
 class Slow(RecordingReader):
-    """Leaves a line for each utterance that was read."""
+    """A slow reader that logs a line for each utterance it reads."""
 
     calls: Path = Path()
     sleep_s: float = 0.0

@@ -30,7 +30,7 @@ UTTERANCES = 20
 
 @dataclass(frozen=True)
 class Counted(WaveformReader):
-    """Utterance n has n + 1 samples of value n; leaves a file for each that was read."""
+    """A reader whose utterance n has n + 1 samples of value n; it writes a file for each utterance read."""
 
     table: CutTable
     calls: Path
@@ -63,7 +63,7 @@ def counted(tmp_path: Path) -> Counted:
 
 
 def pairs(waveform_N: np.ndarray) -> np.ndarray:
-    """Two features a sample."""
+    """Return two features per sample."""
     return np.stack([waveform_N, -waveform_N], axis=1)
 
 
@@ -72,7 +72,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_stored_are_the_extracted(loaded_cuts: CorpusTables, tmp_path: Path) -> None:
-    from speech_exp.features.logmel import LogMel  # here, or each spawned process of the other tests would load torch
+    from speech_exp.features.logmel import (
+        LogMel,
+    )  # imported here so that the spawned processes of other tests do not load torch
 
     extract = LogMel(16000, 0.025, 0.01, 512, 80, 20.0, None, 1e-6)
     table, reader = loaded_cuts.tables["test"], loaded_cuts.readers["test"]
@@ -127,7 +129,7 @@ class Lost(Counted):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_outage_of_the_storage_does_not_count_as_bad_audio(counted: Counted, tmp_path: Path, workers: int) -> None:
-    """A ValueError of this project's own code is shown as one sentence; of a worker, too."""
+    """A StorageError reaches the user as one sentence, even from a worker process."""
     lost = Lost(counted.table, counted.calls, bad=(9,))
     with pytest.raises(StorageError, match=r"^u9 cannot be read$") as caught:
         store_features(lost.table, lost, pairs, tmp_path / "features", workers, shard_utterances=7)
@@ -206,7 +208,8 @@ def test_only_damaged_shards_are_computed_again_and_it_is_reported(
     told = capsys.readouterr().err
     again = [2 if name == "000001.npy" and 7 <= n < 14 else 1 for n in range(UTTERANCES)]
     assert counted.times_read() == again
-    silent = name == "000001.json" or (name, cut) == ("index.json", False)  # one is not needed, one says "not finished"
+    # Complete features do not need the list of a shard; a missing index.json only marks them as unfinished.
+    silent = name == "000001.json" or (name, cut) == ("index.json", False)
     assert (f"the features in {folder} are completed again: {name} " in told) == (not silent)
     stored = open_features(folder)
     for number in range(UTTERANCES):
@@ -228,7 +231,7 @@ def store_slowly(counted: Counted, folder: Path, workers: int) -> None:
 
 
 def runs(process: str) -> bool:
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     status = Path("/proc") / process / "stat"
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
@@ -249,7 +252,7 @@ def test_a_killed_run_resumes_with_the_shards_that_are_missing(counted: Counted,
     os.kill(job.pid, signal.SIGKILL)
     job.join(timeout=60)
     end_s = time.monotonic() + 60
-    while any(map(runs, workers)):  # nobody tells them to end
+    while any(map(runs, workers)):  # they end on their own
         assert time.monotonic() < end_s
         time.sleep(0.01)
     assert not (folder / "index.json").exists()

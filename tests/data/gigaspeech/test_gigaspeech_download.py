@@ -33,7 +33,7 @@ class Server:
     url: str = ""
 
     def put(self, name: str, content: bytes) -> None:
-        """An archive with its MD5 in the list of files."""
+        """Add an archive, and its MD5 to the list of files."""
         self.files[name] = content
         listed = yaml.safe_load(self.files.get("files.yaml", b"{}"))
         category = "metadata" if name.startswith("GigaSpeech") else name.split("/")[1]
@@ -45,7 +45,7 @@ class Server:
 
 
 def encrypted(content: bytes, password: str = PASSWORD) -> bytes:
-    """As `openssl enc -aes-256-cbc -pbkdf2 -iter 10000` writes it."""
+    """Encrypt as `openssl enc -aes-256-cbc -pbkdf2 -iter 10000` does."""
     salt = b"12345678"
     key = pbkdf2_hmac("sha256", password.encode(), salt, 10000, 48)
     padding = 16 - len(content) % 16
@@ -65,7 +65,7 @@ def archive(members: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def server(small_release: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """The small release as SpeechColab serves it; nobody waits for the terms to be read."""
+    """Serve the small release like SpeechColab, without the package's pause for reading the terms."""
     monkeypatch.setattr(package.time, "sleep", lambda _: None)
     state = Server({"TERMS_OF_ACCESS": b"the terms\n"})
     state.put("GigaSpeech.json.gz.aes", encrypted(gzip.compress((small_release / "GigaSpeech.json").read_bytes())))
@@ -86,7 +86,7 @@ def server(small_release: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ser
             self.wfile.write(state.files[name])
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{listening.server_port}/release"
@@ -99,7 +99,7 @@ def server(small_release: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ser
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """What is in place."""
+    """Return the installed files by path."""
     files = (path for path in root.rglob("*") if path.is_file())
     return {
         name: path.read_bytes() for path in files if not (name := path.relative_to(root).as_posix()).startswith(".")
@@ -157,7 +157,7 @@ def test_a_wrong_password_puts_nothing_in_place(
     assert set(contents(tmp_path)) == ({"GigaSpeech.json"} if known else set())
     asked = len(server.archives_asked())
     if not known:
-        fetch(tmp_path, PASSWORD, server.url, "xs")  # what was downloaded fits its MD5 and is not fetched again
+        fetch(tmp_path, PASSWORD, server.url, "xs")  # a downloaded archive with the right MD5 is not fetched again
         assert contents(tmp_path) == contents(small_release)
         assert len(server.archives_asked()) == asked + 3
 

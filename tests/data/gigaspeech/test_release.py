@@ -25,7 +25,7 @@ AUDIO = {
 
 
 def release_of(root: Path, *audios: dict[str, Any]) -> Path:
-    """Release whose audio files are empty."""
+    """Write a release whose audio files are empty."""
     (root / "audio").mkdir(exist_ok=True)
     for audio in audios:
         if isinstance(audio.get("path"), str):
@@ -171,7 +171,7 @@ def test_a_link_out_of_the_release_is_refused_and_one_inside_is_allowed(tmp_path
 @pytest.mark.parametrize("inside", [b'{"audios": [%s]}', b'{"x": %s}', b'{"audios": [{"aid": "\\"[", "x": %s}]}'])
 @pytest.mark.parametrize("bracket", [b"[", b'{"a":'])
 def test_deep_json_is_reported_in_one_sentence(tmp_path: Path, inside: bytes, bracket: bytes) -> None:
-    """Of 20,000 levels ijson makes a gigabyte; it must not see them."""
+    """ijson needs a gigabyte for 20,000 levels, so it must not be given such a file."""
     depth = 200_000
     end = b"]" if bracket == b"[" else b"}"
     (tmp_path / "GigaSpeech.json").write_bytes(inside % (bracket * depth + b"1" + end * depth))

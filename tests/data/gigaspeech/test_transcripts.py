@@ -1,4 +1,4 @@
-"""GigaSpeech's rules of training text, on cases written by hand."""
+"""GigaSpeech's rules for training text, on hand-written cases."""
 
 import pytest
 

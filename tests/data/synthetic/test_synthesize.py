@@ -87,7 +87,7 @@ def test_every_accent_says_every_digit(accent: str) -> None:
 
 
 def test_pitch_is_the_requested_one() -> None:
-    """The tract is scaled by resampling, which must leave the pitch where the voice puts it."""
+    """The vocal tract is scaled by resampling, which must not change the pitch of the voice."""
     for tract_scale in (0.85, 1.0, 1.25):
         steady = VoiceSpec(
             "tester", "en-US", pitch_hz=150, pitch_range=0.02, flutter=0, tract_scale=tract_scale, snr_db=60
@@ -98,7 +98,7 @@ def test_pitch_is_the_requested_one() -> None:
 
 
 def _pitch_hz(waveform: np.ndarray) -> float:
-    """Strongest period between 90 and 250 Hz in the middle of the word."""
+    """Return the strongest pitch between 90 and 250 Hz in the middle of the word."""
     middle = waveform[waveform.size // 2 - 300 : waveform.size // 2 + 300]
     correlation = np.correlate(middle, middle, "full")[middle.size - 1 :]
     return 8000 / (32 + int(np.argmax(correlation[32:89])))

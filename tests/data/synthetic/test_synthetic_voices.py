@@ -47,7 +47,7 @@ def test_synthetic_voices_join_training_alone(tiny_digits, tmp_path):
     assert [int(name[0]) for name in added] == joined.parts["train"].targets_U[-30:].tolist()
     for name in ("validation", "test"):
         assert joined.parts[name].ids == plain.parts[name].ids
-    # Another voice in the other variant: other frames.
+    # The variants have different voices, hence different frames.
     lengths_WU = joined.parts["train"].lengths_WU[:, -30:]
     assert lengths_WU.shape == (2, 30)
     assert not torch.equal(lengths_WU[0], lengths_WU[1])

@@ -32,7 +32,7 @@ def network(
     gain: float = 1.0,
     seed: int = 1,
 ) -> ClassificationNetwork:
-    """With weights `gain` times those of its initialisation; a front's running statistics are not the first ones."""
+    """Build a network with initial weights times `gain`; the running statistics of a front differ from their initial values."""
     torch.manual_seed(seed)
     encoder = CompactEncoder(FEATURES, CELLS[name], bidirectional, num_layers, 0.1, front, front_width=3)
     built = ClassificationNetwork(encoder, CLASSES, pooling, dropout=0.1).eval()
@@ -46,7 +46,7 @@ def network(
 
 
 def batch(lengths: list[int], seed: int = 2) -> Batch:
-    """Normal noise, zero behind each length."""
+    """Return normal noise, zero in the padding."""
     torch.manual_seed(seed)
     lengths_B = torch.tensor(lengths)
     valid_BT = torch.arange(max(lengths)) < lengths_B.unsqueeze(1)
@@ -56,7 +56,7 @@ def batch(lengths: list[int], seed: int = 2) -> Batch:
 
 
 def random_codes(batch_size: int, frames: int, seed: int = 3) -> torch.Tensor:
-    """int8 codes, uniform and with both extremes among them."""
+    """Return random int8 codes, about a third of them at the extremes."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(-127, 128, (batch_size, frames, FEATURES), generator=generator, dtype=torch.int8)
     extreme = torch.rand(codes.shape, generator=generator) < 0.3
@@ -86,7 +86,7 @@ def attention_classifier(name: str) -> ClassificationNetwork:
     return ClassificationNetwork(attention_encoder(name), CLASSES, "attention", 0.1).eval()
 
 
-# Those with parts that stay float, and their recurrent layers.
+# Networks with parts that stay float, and their recurrent layers.
 MIXED = {
     "recogniser": (recogniser, ["encoder.blocks.0.recurrent", BLOCK]),
     "compact recogniser": (compact_recogniser, ["encoder.layers.0", "encoder.layers.1"]),
@@ -95,7 +95,7 @@ MIXED = {
 
 
 def of(network: nn.Module, given: Batch) -> torch.Tensor:
-    """Logits of the utterances, or of their valid frames, one row each."""
+    """Return the logits of the utterances, or of their valid frames, as rows."""
     output = network(given.features_BTF, given.lengths_B)
     if not isinstance(output, CtcOutput):
         return output
@@ -104,7 +104,7 @@ def of(network: nn.Module, given: Batch) -> torch.Tensor:
 
 
 def seen_by(module: nn.Module, network: nn.Module, given: Batch) -> tuple[torch.Tensor, ...]:
-    """Inputs, lengths and output of `module` while `network` computes."""
+    """Return the inputs, lengths and output of `module` while `network` computes a batch."""
     found: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda _, inputs, output: found.extend([*inputs, output]))
     network(given.features_BTF, given.lengths_B)

@@ -10,7 +10,7 @@ EXP2 = [min(32767, round(32768 * 2 ** (-j / 32))) for j in range(33)]
 
 
 def checked(x: int) -> int:
-    """An int32 that did not overflow."""
+    """Return `x` after checking that it fits int32."""
     assert -(2**31) <= x < 2**31, x
     return x
 
@@ -53,7 +53,7 @@ def divide_rounded(p: int, q: int) -> int:
 
 
 class Linear:
-    """Reads an `IntegerLinear`."""
+    """An integer linear layer, read from the state of an `IntegerLinear`."""
 
     def __init__(self, state, name):
         self.weight = state[f"{name}.product.weight"].tolist()
@@ -81,7 +81,7 @@ class Requantization:
 
 
 def gru(state, frames):
-    """States of one utterance, a list of lists of int16, from its int8 frames."""
+    """Return the states of one utterance, a list of lists of int16, from its int8 frames."""
     from_input, from_hidden = Linear(state, "input"), Linear(state, "recurrent")
     size = len(from_hidden.weight) // 3
     h = [0] * size
@@ -163,7 +163,7 @@ def mean(states):
 
 
 def attention(state, states):
-    """`state` of an `IntegerPooling`."""
+    """Pool states by attention; `state` is that of an `IntegerPooling`."""
     score, narrowing = Linear(state, "score"), Requantization(state, "score_narrowing")
     scores = [score([saturate8(x) for x in narrowing(h)])[0] for h in states]
     e = [exp2_code(max(scores) - s) for s in scores]

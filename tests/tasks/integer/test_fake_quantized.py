@@ -11,7 +11,7 @@ from speech_exp.tasks.integer.calibration import RangeRecorder, observe
 from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.fake import FakeQuantized, FakeRounding
 
-ROUNDING = 1e-5  # of float32 sums in another order, through a few layers
+ROUNDING = 1e-5  # float32 sums in a different order, through a few layers
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -63,12 +63,12 @@ def test_it_trains_the_parameters_of_the_network_themselves(name):
     fake(given.features_BTF, given.lengths_B).square().sum().backward()
     for key, parameter in trained.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-        assert parameter.grad.any() or key == "score.bias", key  # a softmax does not see a common offset
+        assert parameter.grad.any() or key == "score.bias", key  # a softmax ignores a common offset
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "lmu", "lmu_feedback"])
 def test_gradients_are_near_those_of_the_network(name):
-    """Of many utterances: the largest of each feature, at the edge of its range, may pass none."""
+    """Many utterances are needed, because the largest value of each feature, at the edge of its range, may pass no gradient."""
     given, trained = batch([9, 4, 12] * 40), network(name)
     twin = copy.deepcopy(trained)
     trained(given.features_BTF, given.lengths_B).square().sum().backward()

@@ -11,11 +11,11 @@ from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.pooling import MAX_FRAMES, IntegerPooling
 
 LARGEST = 2**15 - 1
-NEARLY = 0.999  # tables of sigmoid and tanh end just below 1
+NEARLY = 0.999  # the tables of sigmoid and tanh end just below 1
 
 
 def watched(monkeypatch, module, rule):
-    """The arguments of each call of a rule, as the largest magnitudes."""
+    """Record the largest magnitude of each argument in every call of a rule."""
     calls, honest = [], getattr(module, rule)
 
     def seen(x, *others):
@@ -27,13 +27,13 @@ def watched(monkeypatch, module, rule):
 
 
 def with_rounding(call):
-    """What a shift adds up: its operand, and half of what it drops."""
+    """Return the sum inside a rounded shift: its operand, and half of the dropped range."""
     operand, bits = call
     return operand + 2 ** (bits - 1)
 
 
 def saturating(layer):
-    """Whatever the state, the recurrent part of each row is its bias, far beyond int16."""
+    """Make the recurrent part of each row equal its bias, far beyond int16, for any state."""
     layer.recurrent.product.bias.fill_(2**20)
     layer.recurrent.requantization.multiplier.fill_(2**30)
     layer.recurrent.requantization.shift.fill_(30)
@@ -81,14 +81,14 @@ def test_the_bound_of_mean_pooling_is_reached(monkeypatch):
 
 
 def test_the_bounds_of_attention_pooling(monkeypatch):
-    """Equal scores of all frames make the largest sum of weights; of one frame the largest share before its division."""
+    """Equal scores of all frames give the largest sum of weights; a single frame gives the largest share before division."""
     calls = watched(monkeypatch, pooling, "divide_rounded")
     attention = IntegerPooling("attention", 1)
     attention.score.product.weight.fill_(127)
     attention.score.product.bias.fill_(1000)
     bounds = attention.accumulator_bounds()
     reached = dict.fromkeys(("weights", "share", "sum"), 0)
-    # So many frames that each has a share of just above one and a half, which is rounded to two.
+    # This many frames give each a share just above one and a half, which is rounded to two.
     for frames in (MAX_FRAMES, 2 * MAX_FRAMES // 3, 1):
         calls.clear()
         attention(torch.full((1, frames, 1), LARGEST, dtype=torch.int16), torch.tensor([frames]))
@@ -96,6 +96,6 @@ def test_the_bounds_of_attention_pooling(monkeypatch):
         found = {"weights": weights, "share": share + weights // 2, "sum": total + shares // 2}
         reached = {name: max(found[name], reached[name]) for name in found}
     assert bounds["score"] == 127 * 127 + 1000
-    # A sum of weights of all frames and a share of one frame alone do not come together.
+    # The sum of weights of all frames and the share of a single frame cannot be largest in the same call.
     for name, nearly in (("weights", NEARLY), ("share", 0.66), ("sum", 0.88)):
         assert nearly * bounds[name] <= reached[name] <= bounds[name] < 2**31, name

@@ -46,7 +46,7 @@ def test_a_layer_equals_its_scalar_form_bit_for_bit(name, seed, gain):
 @pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
 @pytest.mark.parametrize("name", ["gru", "lmu"])
 def test_a_network_equals_its_scalar_form_bit_for_bit(name, pooling):
-    """Two bidirectional layers over a convolution front: everything the engine has."""
+    """Two bidirectional layers over a convolution front use all parts of the engine."""
     converted = convert(network(name, True, 2, front=6, pooling=pooling, gain=2.0), [batch([9, 4])])
     codes_BTF, state = random_codes(3, 6), converted.state_dict()
     found_BV = converted.integer_logits(codes_BTF, torch.tensor(LENGTHS))
@@ -84,7 +84,7 @@ def test_a_network_equals_its_scalar_form_bit_for_bit(name, pooling):
 def test_a_padded_batch_equals_its_utterances_one_by_one(name, bidirectional, pooling):
     layers = 2 if bidirectional else 1
     converted = convert(network(name, bidirectional, layers, 3 * bidirectional, pooling), [batch([9, 4])])
-    codes_BTF, lengths_B = random_codes(3, 6), torch.tensor(LENGTHS)  # garbage behind each length
+    codes_BTF, lengths_B = random_codes(3, 6), torch.tensor(LENGTHS)  # with noise in the padding
     together_BV = converted.integer_logits(codes_BTF, lengths_B)
     assert len(together_BV.unique()) > 4
     for number, length in enumerate(LENGTHS):
@@ -112,7 +112,7 @@ def test_features_beyond_calibration_saturate():
 
 @pytest.mark.parametrize("name", CELLS)
 def test_it_agrees_with_float(name):
-    """To about a code of int8, 1/127 of the largest, at a few points one after the other."""
+    """Errors are about one int8 code, 1/127 of the largest value, at each of a few successive points."""
     given = batch([20, 30, 15] * 8)
     trained = network(name)
     float_BV = trained(given.features_BTF, given.lengths_B)
@@ -122,7 +122,7 @@ def test_it_agrees_with_float(name):
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "lmu"])
 def test_a_trained_network_decides_the_same(name):
-    """Classes are told apart by the sign of a drift; after training, decisions agree but for a few close ones."""
+    """Classes differ in the sign of a drift; after training, all but a few close decisions agree."""
     torch.manual_seed(0)
     lengths = torch.randint(8, 20, (200,)).tolist()
     given = batch(lengths)

@@ -14,7 +14,7 @@ ARITHMETIC = {"add", "sub", "rsub", "mul", "mm", "sum", "div", "abs", "__lshift_
 
 
 class Int64Twin(TorchDispatchMode):
-    """Repeats every arithmetic operation in int64, conversions to narrower types too, and demands the same numbers."""
+    """A mode that repeats every arithmetic operation and narrowing conversion in int64 and requires equal results."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Int64Twin(TorchDispatchMode):
 
 
 def worst_codes(converted, frames: int) -> torch.Tensor:
-    """Codes at the extremes, each utterance of the signs that drive one row of the first layer's products furthest."""
+    """Return extreme codes: the signs in each utterance maximise one row of the first layer's products."""
     rows = [
         part.product.weight.sign()
         for part in converted.layers.modules()
@@ -55,7 +55,7 @@ def worst_codes(converted, frames: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", CELLS)
 def test_nothing_overflows_at_the_worst_codes(name, gain, pooling):
     if name == "lmu_feedback_relu":
-        gain = min(gain, 2.0)  # more, and its unbounded recurrence explodes in float already
+        gain = min(gain, 2.0)  # with more, its unbounded recurrence explodes even in float
     converted = convert(network(name, pooling=pooling, gain=gain), [batch([9, 4])])
     worst_BTF = worst_codes(converted, frames=12)
     alternating_BTF = worst_BTF * torch.tensor([1, -1], dtype=torch.int8).repeat(6).view(1, 12, 1)

@@ -44,7 +44,7 @@ def test_a_state_restores_the_same_network(name, pooling):
 @pytest.mark.parametrize("pooling", ["last", "attention"])
 @pytest.mark.parametrize("name", CELLS)
 def test_the_packed_file_restores_the_same_network(tmp_path, name, pooling):
-    """Every layer in both directions, a front, both tables: the same bits, the same logits, the bytes that are counted."""
+    """The file restores bits and logits and has the counted size, with both directions, a front and both tables."""
     task, given = IntegerInference(10**6, True, 0, 1e-3, None), batch([9, 4])
     converted = convert(network(name, True, 2, 3, pooling), [given])
     path = tmp_path / "model.packed"
@@ -127,7 +127,7 @@ def of_size(cell, width: int, bidirectional: bool = False) -> IntegerNetwork:
 
 
 def test_stored_bytes_of_a_layer_by_hand():
-    """A row of a matrix has int8 weights, mostly an int32 bias, an int32 multiplier and an int8 shift."""
+    """A row of a matrix has int8 weights, usually an int32 bias, an int32 multiplier and an int8 shift."""
 
     def bytes_of(cell, width=20, bidirectional=False):
         return of_size(cell, width, bidirectional).recurrent_layer_bytes()
@@ -140,7 +140,7 @@ def test_stored_bytes_of_a_layer_by_hand():
     assert bytes_of(lambda width: LMU(width, 45, 8, 16, 20)) == [expected]
     rescaled = lambda width: LMU(width, 45, 8, 16, 20, input_activation="tanh")  # noqa: E731
     assert bytes_of(rescaled) == [expected + 5 * 20]
-    # Three products give signals, three the hidden state, which is narrowed, too.
+    # Three products give the signals and three the hidden state, which is also narrowed.
     original = (20 + 45) * (20 + 45 + 160) + 5 * (3 * 20 + 3 * 45 + 45) + 2 * (64 + 8) + 1
     assert bytes_of(lambda width: LMU(width, 45, 8, 16, 20, feedback=True)) == [original]
     assert bytes_of(lambda width: GRU(width, 10), 5, True) == [2 * (30 * 15 + (8 + 10) * 30)]
@@ -158,7 +158,7 @@ SIZED = {
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("name", SIZED)
 def test_the_size_that_is_solved_for_is_that_of_the_converted_layer(name, bidirectional):
-    """The largest layer of the budget, converted, is within it; the next one is not."""
+    """The chosen layer fits the budget after conversion, and the next larger one does not."""
     task = IntegerInference(1000, True, 0, 1e-3, None)
 
     def encoder(hidden: int) -> CompactEncoder:

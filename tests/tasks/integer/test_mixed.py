@@ -86,7 +86,7 @@ def test_a_padded_batch_equals_its_utterances_one_by_one(name, bidirectional):
         one = slice(number, number + 1)
         alone_BTH = stand_in(converted)(inputs_BTD[one, :frames], lengths_B[one])
         assert torch.equal(alone_BTH, output_BTH[one, :frames])
-        # Float parts round by the shape of the batch; where that tips a code, the states differ by as much as it says.
+        # The rounding of float parts depends on the shape of the batch; if it changes a code, the states differ by that code.
         alone_BTV, _ = converted(given.features_BTF[one, :length], given.lengths_B[one])
         torch.testing.assert_close(alone_BTV, together_BTV[one, :frames], rtol=0, atol=0.02)
 
@@ -100,7 +100,7 @@ def test_the_certificate_lists_what_is_covered_and_what_stays_float(name, build,
     certificate = certify(converted, build(name))
     assert certificate.kind == "integer_only" and certificate.passed and certificate.checked > 40
     assert certificate.details["integer_layers"] == covered
-    # Together they are the whole network, and nothing is in both.
+    # Together the two lists cover the network, and no part is in both.
     held = [*covered, *certificate.details["float_parts"]]
     owners = [[part for part in held if key.startswith(f"{part}.")] for key in trained.state_dict()]
     assert {len(parts) for parts in owners} == {1}
@@ -161,7 +161,7 @@ def test_a_float_operation_or_a_float_layer_fails_the_certificate(monkeypatch):
 @pytest.mark.parametrize("name", ["gru", "lstm", "lmu_tanh", "lmu_feedback"])
 @pytest.mark.parametrize("kind", MIXED)
 def test_the_packed_file_restores_the_same_mixed_network(tmp_path, kind, name):
-    """Parts that stay float among them; what a normalisation has counted in training is left out."""
+    """The file contains the float parts too, but not the batch counters of normalisation layers."""
     trained, task, given = MIXED[kind][0](name), IntegerInference(10**6, True, 0, 5e-4, None), batch(LENGTHS)
     converted = convert(trained, [given])
     path = tmp_path / "model.packed"

@@ -10,7 +10,7 @@ from speech_exp.tasks.integer.conversion import convert
 from speech_exp.tasks.integer.fake import FakeQuantized
 from speech_exp.tasks.integer.rounded import rounded
 
-ROUNDING = 1e-5  # of float32 sums in another order, through a few layers
+ROUNDING = 1e-5  # float32 sums in a different order, through a few layers
 
 
 def distance(one, other):
