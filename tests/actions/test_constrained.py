@@ -134,9 +134,7 @@ def test_a_weight_off_the_grid_is_caught_by_evaluate_from_the_checkpoint_alone(a
     act(tmp_path / "run", "task=C", "c_approach=ste", "task.start_epoch=2", f"task.float_checkpoint={gru}")
     content = load_deployable(str(best(tmp_path / "run")))
     content["network"]["output.bias"][3] += 0.3
-    save_deployable(
-        content, tmp_path / "tampered_best.pt"
-    )  # with a valid digest: only the certificate can detect the change
+    save_deployable(content, tmp_path / "tampered_best.pt")  # with a valid digest
     with pytest.raises(CertificateError, match=r"1 of output.bias"):
         evaluate(act, tmp_path, tmp_path / "tampered_best.pt")
     # The weights of a float run in a checkpoint of task C.

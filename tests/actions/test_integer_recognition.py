@@ -80,9 +80,7 @@ def test_evaluate_finds_the_same_again_and_a_layer_that_was_changed(act, integer
     weights = content["network"]
     key = next(key for key in weights if key.startswith(f"network.{layer}.") and key.endswith(".product.bias"))
     weights[key][0] = 2**31 - 1
-    save_deployable(
-        content, tmp_path / "tampered_best.pt"
-    )  # with a valid digest: only the layer itself can detect the change
+    save_deployable(content, tmp_path / "tampered_best.pt")  # with a valid digest
     with pytest.raises(ValueError, match=rf"the accumulator {layer}\.\w+ may reach .* int32 ends at"):
         evaluate(act, tmp_path, tmp_path / "tampered_best.pt")
 

@@ -144,9 +144,7 @@ class TestErrorRates:
         tests, _ = against_baseline(runs)
         assert [(test.metric, test.test) for test in tests] == [("wer", "bootstrap"), ("cer", "bootstrap")]
         words, characters = tests
-        assert words.difference == pytest.approx(
-            2 / 6
-        )  # one deleted and one inserted of six words; spaces are not words
+        assert words.difference == pytest.approx(2 / 6)  # one deleted, one inserted; six words
         assert characters.difference == pytest.approx(8 / (8 + 3 + 15))  # " one" and " two"
         assert (words.better, words.worse, words.utterances) == (0, 2, 3)
 

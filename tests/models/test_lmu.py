@@ -114,9 +114,7 @@ def test_initial_weights_are_those_of_voelker_et_al() -> None:
     for kernel in (layer.hidden_from_input, layer.hidden_from_hidden, layer.hidden_from_memory):
         std = (2 / sum(kernel.weight.shape)) ** 0.5
         assert kernel.weight.std().item() == pytest.approx(std, rel=0.02)
-        assert (
-            kernel.weight.abs().max() > 3.5 * std
-        )  # a uniform distribution with this deviation would not reach so far
+        assert kernel.weight.abs().max() > 3.5 * std  # beyond any uniform distribution
     parallel = LMU(300, 200, order=4, theta=8.0, memory_channels=150)
     assert parallel.signal_from_input.weight.abs().max() <= 0.1
     assert not parallel.signal_from_input.bias.any() and not parallel.hidden_from_input.bias.any()

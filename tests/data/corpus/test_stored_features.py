@@ -72,9 +72,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_stored_are_the_extracted(loaded_cuts: CorpusTables, tmp_path: Path) -> None:
-    from speech_exp.features.logmel import (
-        LogMel,
-    )  # imported here so that the spawned processes of other tests do not load torch
+    from speech_exp.features.logmel import LogMel  # here, to keep torch out of spawned processes
 
     extract = LogMel(16000, 0.025, 0.01, 512, 80, 20.0, None, 1e-6)
     table, reader = loaded_cuts.tables["test"], loaded_cuts.readers["test"]
