@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def release() -> None:
-    """Free what one row compiled and allocated: it must not count for the next row."""
+    """Free what one row compiled and allocated, so that it does not count for the next row."""
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():

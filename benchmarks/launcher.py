@@ -69,7 +69,7 @@ class Sweep:
 
     @property
     def rest_s(self) -> float:
-        """For a sweep in one process: the time that is spent neither in the runs nor in the comparison."""
+        """Return the time of a sweep in one process that is spent neither in the runs nor in the comparison."""
         return self.ended - self.started - sum(self.actions_s) - self.comparison_s
 
 

@@ -61,7 +61,7 @@ class Kept(nn.Module):
 
 
 class Unnormalized(Normalizer):
-    """Skips normalisation, which is the device's work as well."""
+    """Skips normalisation, because that too is work of the device."""
 
     def batch(self, features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         return features_BTF

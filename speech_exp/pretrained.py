@@ -110,7 +110,7 @@ class Model:
         original, network = self._original, self.network
         if not isinstance(original.objective, Ctc) or not isinstance(network, CtcNetwork):
             raise ValueError(
-                f"a stream gives words, but the checkpoint has objective={original.choices['objective']}: leave streaming out or "
+                f"a stream returns words, but the checkpoint has objective={original.choices['objective']}: leave streaming out or "
                 f"change checkpoint"
             )
         if not isinstance(original.objective.decoder, Greedy):

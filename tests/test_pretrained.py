@@ -175,7 +175,7 @@ def test_what_is_not_a_checkpoint_or_cannot_stream_is_reported_in_one_sentence(c
     (tmp_path / "README.md").write_text("# Not a checkpoint\n")
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         speech_exp.load(tmp_path / "README.md")
-    with pytest.raises(ValueError, match="a stream gives words, but the checkpoint has objective=classification"):
+    with pytest.raises(ValueError, match="a stream returns words, but the checkpoint has objective=classification"):
         speech_exp.load(classifier).stream()
 
 

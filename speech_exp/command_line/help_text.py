@@ -32,9 +32,9 @@ def help_text(overrides: Sequence[str]) -> str:
     left = dict(raw)
     for group in groups:
         path = CONF / group / f"{chosen[group]}.yaml"
-        own = _comments(path, group)
-        comments |= own
-        keys = [key for key in left if key.startswith(f"{group}.") or key in own]
+        of_group = _comments(path, group)
+        comments |= of_group
+        keys = [key for key in left if key.startswith(f"{group}.") or key in of_group]
         for key in keys:
             del left[key]
         title = ": ".join(filter(None, (f"{group}={chosen[group]}", _title(path))))

@@ -165,8 +165,8 @@ def estimate(group: Group, measure: Measure) -> Estimate | None:
     found = student_interval(list(per_seed.values()), *measure.bounds)
     if not measure.interval:
         return Estimate(found.n, found.mean)
-    if own := group.intervals.get(measure.key):
-        return Estimate(found.n, found.mean, own.low, own.high)
+    if interval := group.intervals.get(measure.key):
+        return Estimate(found.n, found.mean, interval.low, interval.high)
     return found
 
 

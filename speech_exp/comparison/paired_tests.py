@@ -96,8 +96,8 @@ def _test(
     counts, errors = [], dict[str, float]()
     for run, other in pairs:
         ours, theirs = paired(read[run.name], read[other.name])
-        own = difference(*(unit_counts(part, metric, test_speaker(run)) for part in (ours, theirs)))
-        counts.append((seed(run), own))
+        unit_errors = difference(*(unit_counts(part, metric, test_speaker(run)) for part in (ours, theirs)))
+        counts.append((seed(run), unit_errors))
         for name in ours:
             (gained,) = difference(
                 *(unit_counts({name: part[name]._replace(recordings=())}, metric, "") for part in (ours, theirs))

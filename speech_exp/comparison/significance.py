@@ -110,8 +110,10 @@ def _resampled(outcomes: Outcomes, seed: int) -> np.ndarray:
     drawn_RU = _drawn_units(units_S, seed)
     random = np.random.default_rng(seed + 1)
     ends = np.cumsum(units_S)
-    own = outcomes.models_per_speaker and outcomes.over_speakers
-    blocks = [slice(end - units, end) for end, units in zip(ends, units_S, strict=True)] if own else [slice(None)]
+    per_speaker = outcomes.models_per_speaker and outcomes.over_speakers
+    blocks = (
+        [slice(end - units, end) for end, units in zip(ends, units_S, strict=True)] if per_speaker else [slice(None)]
+    )
     errors_R, sizes_R = np.zeros(len(drawn_RU)), np.zeros(len(drawn_RU))
     for block in blocks:
         seeds_RK = _drawn(random, len(outcomes.errors_KU), len(drawn_RU))

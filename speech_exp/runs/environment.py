@@ -47,8 +47,8 @@ def machine(device: str) -> dict[str, Any]:
 
 def process() -> dict[str, Any]:
     """Return this process's id and its start in seconds since 1970; together they identify it even if the id is reused."""
-    own = psutil.Process()
-    return {"pid": own.pid, "process_started_s": own.create_time()}
+    this_process = psutil.Process()
+    return {"pid": this_process.pid, "process_started_s": this_process.create_time()}
 
 
 def process_lives(pid: object, started_s: object) -> bool:

@@ -151,8 +151,8 @@ def _schema(results: Mapping[str, Any], allow_unknown: bool) -> Schema:
     objective = results.get("objective")
     # An invalid objective is reported under its own key; metrics are then checked as those of a classification.
     known = objective if isinstance(objective, str) and objective in METRICS else "classification"
-    own = METRICS[known]
-    metrics: dict[str, Kind | Maybe | Schema] = {"val": own, "test": own, "test_float": Maybe(own)}
+    scores = METRICS[known]
+    metrics: dict[str, Kind | Maybe | Schema] = {"val": scores, "test": scores, "test_float": Maybe(scores)}
     if known == "classification":
         found = results.get("metrics")
         classes = found.get("test_per_class") if isinstance(found, Mapping) else None
@@ -161,7 +161,7 @@ def _schema(results: Mapping[str, Any], allow_unknown: bool) -> Schema:
     else:
         metrics["test_edits"] = Maybe(dict.fromkeys(("substitutions", "deletions", "insertions", "words"), COUNT))
     # `agreement` is the share of test predictions that are the same as the float engine's.
-    engine: Schema = {"metrics": own, "model_bytes": COUNT, "latency_ms": AMOUNT, "agreement": Maybe(FRACTION)}
+    engine: Schema = {"metrics": scores, "model_bytes": COUNT, "latency_ms": AMOUNT, "agreement": Maybe(FRACTION)}
     return {
         **COMMON,
         "metrics": metrics,

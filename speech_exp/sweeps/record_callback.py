@@ -118,8 +118,8 @@ def _jobs(config: DictConfig) -> list[Job]:
     if sweeper._target_ != BasicSweeperConf._target_:
         return []
     loader = GlobalHydra.instance().config_loader()
-    own = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # ${oc.env:...} may be a secret
-    typed = [*(f"{key}={value}" for key, value in (sweeper.params or {}).items()), *map(str, own or [])]
+    task_overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # ${oc.env:...} may be a secret
+    typed = [*(f"{key}={value}" for key, value in (sweeper.params or {}).items()), *map(str, task_overrides or [])]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(typed)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     if not batch:

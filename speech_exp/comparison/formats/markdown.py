@@ -173,12 +173,12 @@ def p_text(p: float) -> str:
 
 
 def _engine_section(groups: Sequence[Group]) -> list[str]:
-    own = tuple(group for group in groups if all("engines" in (run.results or {}) for run in group.runs))
-    found = measures.engine_rows(own)
+    with_engines = tuple(group for group in groups if all("engines" in (run.results or {}) for run in group.runs))
+    found = measures.engine_rows(with_engines)
     measured = {row.measure.title for rows in found.values() for row in rows}
     titles = [measure.title for measure in measures.engine_measures("float") if measure.title in measured]
     lines = []
-    for at, group in enumerate(own):
+    for at, group in enumerate(with_engines):
         for engine, rows in found.items():
             texts = {row.measure.title: estimate_text(row.estimates[at], row.measure) for row in rows}
             lines.append([_cell(group.label), _engine(engine, group), *(texts.get(title, NONE) for title in titles)])
