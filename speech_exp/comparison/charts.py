@@ -106,13 +106,15 @@ def _stacked(values: np.ndarray) -> np.ndarray:
 
 
 def _write_means(axes: Axes, labels: Sequence[str], means: Means) -> None:
-    """Write the numbers in a column to the right of the axes, where they cannot cover a point."""
+    """Write the numbers in a column to the right of the axes, where they cannot cover a point, with a title above."""
     twin = axes.twinx()
     texts = []
     for mean, low, high in (means[label] for label in labels):
         interval = "" if low is None or high is None else f" ({100 * low:.2f} to {100 * high:.2f})"
         texts.append(f"{100 * mean:.2f}{interval}")
     _name_rows(twin, labels, texts)
+    head = "mean (95 % interval)" if any(low is not None for _, low, _ in means.values()) else "mean"
+    twin.annotate(head, (1, 1), (3.5, 4), xycoords="axes fraction", textcoords="offset points", fontsize=8)
     twin.set_ylim(axes.get_ylim())
     twin.tick_params(axis="y", length=0)
     for spine in twin.spines.values():

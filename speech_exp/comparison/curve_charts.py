@@ -56,7 +56,8 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names
         start = (last + 1) // 2
         values = [(low[epochs >= start], high[epochs >= start]) for epochs, _, low, high in summaries.values()]
         shown = np.concatenate([part for pair in values for part in pair]) / 100
-        axes_list[1].set(title="Second half", xlim=(start, last))
+        axes_list[1].set(title="Second half")
+        _epoch_limits(axes_list[1], start, last)
         score_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)], score)
     handles, shown_names = axes_list[0].get_legend_handles_labels()
     band = "\nbands: lowest to\nhighest run" if any(len(curves[label]) > 1 for label in labels) else ""
@@ -70,10 +71,13 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names
 
 
 def _line_styles(labels: Sequence[str], names: Mapping[str, Names]) -> dict[str, dict[str, Any]]:
-    """Return the line of each group: the colour of its model and a line style for its setting, if these are few enough."""
+    """Return the line of each group: the colour of its model and a line style for its setting.
+
+    If there are more settings than line styles, each group has a colour that is not one of a model's.
+    """
     settings = list(dict.fromkeys(names[label][1] for label in labels))
-    if len({names[label][0] for label in labels}) < 2 or len(settings) > len(style.LINE_STYLES):
-        return {label: style.series_style(at) for at, label in enumerate(labels)}
+    if len(settings) > len(style.LINE_STYLES):
+        return {label: style.setting_style(at) for at, label in enumerate(labels)}
     colours = model_colours(names)
     looks = {}
     for label in labels:
@@ -92,25 +96,30 @@ def draw_curves_of_models(curves: Mapping[str, Sequence[Curve]], names: Mapping[
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     summaries = {label: _summary(runs)[:2] for label, runs in curves.items()}
     lasts = [epochs[-1] for epochs, _ in summaries.values()]
-    start, last = min(lasts) // 2, max(lasts)
+    start, last = (min(lasts) + 1) // 2, max(lasts)
     handles: dict[str, Any] = {}
     for model, axes in zip(models, panels, strict=True):
         for label in (label for label in curves if names[label][0] == model):
             setting = names[label][1] or "plain"
-            look = style.series_style(settings.index(names[label][1]))
+            look = style.setting_style(settings.index(names[label][1]))
             handles[setting] = _plot_curve(axes, *summaries[label], setting, {**look, "gid": style.group_id(label)})
         axes.grid(True)
         style.integer_ticks(axes)
-        axes.set(xlabel="epoch", title=model or f"Validation {score.title}")
-        if model:
-            axes.title.set_color(model_colours(names)[model])
-        axes.set_xlim(start, last)
+        axes.set(xlabel="epoch")
+        axes.set_title(model, color=model_colours(names)[model])
+        _epoch_limits(axes, start, last)
     panels[0].set_ylabel(f"validation {score.title} (%)")
     shown = np.concatenate([mean[epochs >= start] for epochs, mean in summaries.values()])
     score_limits(panels[0].set_ylim, shown / 100, score)
     ordered = [handles[setting or "plain"] for setting in settings]
     figure.legend(handles=ordered, loc="outside right center", title="mean of runs", title_fontsize=8, alignment="left")
     return figure
+
+
+def _epoch_limits(axes: Axes, first: float, last: float) -> None:
+    """Show these epochs, with room for the markers at both ends."""
+    margin = 0.03 * (last - first) or 0.5
+    axes.set_xlim(first - margin, last + margin)
 
 
 def _plot_curve(axes: Axes, epochs: np.ndarray, mean: np.ndarray, label: str, look: dict[str, Any]) -> Any:

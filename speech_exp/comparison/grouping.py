@@ -40,8 +40,10 @@ class Group:
 
     @property
     def model(self) -> str:
-        """Name of the model; empty if the groups do not differ in it."""
-        return self.fields.get("model", "")
+        """Name of the model, whether or not the groups differ in it."""
+        results = self.runs[0].results
+        assert results is not None
+        return str(results["model"])
 
     @property
     def setting(self) -> str:

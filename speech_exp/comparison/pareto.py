@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 SHAPES = (*style.MARKERS, "<", ">", "p", "d", "h")
+FILLS = ("full", "left", "top", "right", "bottom")
 WITH_KD = " + kd"  # suffix of a setting with a teacher, which is drawn as a hollow marker of the same shape
 MARKER_PT = 7.5
 SHAPE_SCALE = {"*": 1.5, "P": 1.1, "X": 1.1, "p": 1.15, "h": 1.15, "d": 1.15, "D": 0.9}  # to look equally large
@@ -42,7 +43,7 @@ TRAINING = Cost("training time", "training (s, log scale)")
 
 @dataclass(frozen=True)
 class Point:
-    """One group; `model` is empty if the groups do not differ in it, `setting` is everything else that they differ in."""
+    """One group; `setting` is everything but the model that the groups differ in."""
 
     model: str
     setting: str
@@ -77,8 +78,6 @@ def pareto_front(points: Sequence[Point], score: Score) -> list[int]:
 
 @style.styled
 def draw_front(points: Sequence[Point], cost: Cost, score: Score) -> Figure:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     looks, handles = _marker_styles(points)
     names = [str(handle.get_label()) for handle in handles]
     figure = style.new_figure(5.4 + legend_width(names), max(3.8, 1.0 + 0.185 * len(handles)))
@@ -89,8 +88,7 @@ def draw_front(points: Sequence[Point], cost: Cost, score: Score) -> Figure:
     margin = max(1.15, (high / low) ** 0.08)
     axes.set_xscale("log")
     axes.set_xlim(low / margin, high * margin)
-    axes.xaxis.set_major_locator(FixedLocator(_round_ticks(low / margin, high * margin)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    style.logarithmic_ticks(axes)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / cost.shown_per:,.6g}")
     ends = [end for point in points for end in (point.low, point.high) if end is not None and intervals]
     score_limits(axes.set_ylim, [*(point.score for point in points), *ends], score)
@@ -153,8 +151,8 @@ _FRONT: dict[str, Any] = {"color": style.GREY, "linewidth": 1.3, "linestyle": st
 def _marker_styles(points: Sequence[Point]) -> tuple[list[dict[str, Any]], list[Artist]]:
     """Return the marker of each point, and the entries of the legend.
 
-    With several models, colours mean models and shapes mean settings: 30 groups then need only 3 + 10 entries. With one
-    model, or with more settings than shapes, each point has a separate entry.
+    Colours mean models and shapes mean settings: 30 groups need only 3 + 10 entries. With more settings than shapes, the
+    shapes come again half filled.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -167,39 +165,30 @@ def _marker_styles(points: Sequence[Point]) -> tuple[list[dict[str, Any]], list[
         lines.append(Line2D([], [], color=style.GREY, linewidth=0.8, label="moved aside (line to the true place)"))
     models = list(dict.fromkeys(point.model for point in points))
     settings = list(dict.fromkeys(point.setting.removesuffix(WITH_KD) for point in points))
-    if len(models) < 2 or len(settings) > len(SHAPES):
-        series = [style.series_style(at) for at in range(len(points))]
-        looks = [_look(str(one["color"]), str(one["marker"])) for one in series]
-        return looks, [*(entry(p.label, **look) for p, look in zip(points, looks, strict=True)), *lines]
     looks, colours = [], style.model_colours(models)
     for point in points:
-        shape = SHAPES[settings.index(point.setting.removesuffix(WITH_KD))]
-        looks.append(_look(colours[point.model], shape, hollow=point.setting.endswith(WITH_KD)))
+        at = settings.index(point.setting.removesuffix(WITH_KD))
+        looks.append(_look(colours[point.model], at, hollow=point.setting.endswith(WITH_KD)))
     handles: list[Artist] = [Patch(color=colours[model], label=model) for model in models]
     if len(settings) > 1 or settings[0]:
-        handles += [entry(one or "plain", **_look(style.GREY, SHAPES[at])) for at, one in enumerate(settings)]
+        handles += [entry(one or "plain", **_look(style.GREY, at)) for at, one in enumerate(settings)]
     if any(point.setting.endswith(WITH_KD) for point in points):
-        handles.append(entry("hollow: with kd", **_look(style.GREY, "o", hollow=True)))
+        handles.append(entry("hollow: with kd", **_look(style.GREY, 0, hollow=True)))
     return looks, [*handles, *lines]
 
 
-def _look(colour: str, shape: str, hollow: bool = False) -> dict[str, Any]:
+def _look(colour: str, setting: int, hollow: bool = False) -> dict[str, Any]:
+    shape, fill = SHAPES[setting % len(SHAPES)], FILLS[setting // len(SHAPES) % len(FILLS)]
     size = MARKER_PT * SHAPE_SCALE.get(shape, 1.0)
     face, edge, width = ("white", colour, 1.5) if hollow else (colour, "white", 0.7)
+    if fill != "full":
+        edge, width = colour, 1.0
     return {
+        "fillstyle": fill,
+        "markerfacecoloralt": "white",
         "marker": shape,
         "markersize": size,
         "markerfacecolor": face,
         "markeredgecolor": edge,
         "markeredgewidth": width,
     }
-
-
-def _round_ticks(low: float, high: float) -> list[float]:
-    """Return at most about seven round costs within the limits; the steps are finer if the limits are close together."""
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
-        ticks = [step * 10.0**power for power in range(-4, 13) for step in steps]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) >= 3:
-            return inside[:: -(-len(inside) // 7)]
-    return [low, high]

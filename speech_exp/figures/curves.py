@@ -14,9 +14,12 @@ from speech_exp.figures import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 Row = Mapping[str, float | str | None]  # a row of history.csv; None or NaN leaves a gap
 
+# Training loss usually lies above validation loss; the legend says why.
+_TRAINING = "training (often higher: with dropout and augmentation, averaged over the epoch)"
 PHASE_TINTS = ("#FFFFFF", "#E4EFF7", "#FBEADF", "#E1F1EB", "#F6EAF1", "#FBF3DF")
 
 
@@ -52,12 +55,12 @@ def draw_training_curves(
     if not history:
         raise ValueError("the history has no epochs, expected at least one row: train before drawing curves")
     epochs_E = _column(history, "epoch")
-    figure = style.new_figure(10.0, 3.7 if phases else 3.4)
+    figure = style.new_figure(10.0, 3.6 + 0.2 * (len(phases) // 2))
     loss, quality, rate = figure.subplots(1, 3)
     _loss(loss, epochs_E, history)
     _quality(quality, epochs_E, history)
     lr_E = _column(history, "lr")
-    rate.plot(epochs_E, lr_E, color=style.PURPLE, **_points(epochs_E))
+    rate.plot(epochs_E, lr_E, color=style.BLACK, **_points(epochs_E))
     rate.set(title="Learning rate", ylabel="learning rate (per step)", xlabel="epoch")
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _span(rate, lr_E)
@@ -69,10 +72,8 @@ def draw_training_curves(
             axes.axvline(best_epoch, color=style.GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
         _shade(axes, phases, float(epochs_E.max()))
     _mark_best(loss, quality, epochs_E, history, best_epoch)
-    loss.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    quality.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    if phases:
-        _phase_legend(figure, phases)
+    marks = [*loss.get_legend_handles_labels()[0], *quality.get_legend_handles_labels()[0], *_phase_patches(phases)]
+    figure.legend(handles=marks, loc="outside lower center", ncols=2)
     style.set_title(figure, title)
     return figure
 
@@ -82,8 +83,8 @@ def _loss(axes: Axes, epochs_E: np.ndarray, history: Sequence[Row]) -> None:
 
     values = []
     for key, label, colour, line in (
-        ("train_loss", "training (includes dropout and augmentation)", style.BLUE, "-"),
-        ("val_loss", "validation", style.VERMILLION, style.LINE_STYLES[1]),
+        ("train_loss", _TRAINING, style.ORANGE, style.LINE_STYLES[1]),
+        ("val_loss", "validation", style.BLACK, "-"),
     ):
         values_E = _column(history, key)
         axes.plot(epochs_E, values_E, color=colour, linestyle=line, label=label, **_points(epochs_E))
@@ -105,7 +106,7 @@ def _loss(axes: Axes, epochs_E: np.ndarray, history: Sequence[Row]) -> None:
 def _quality(axes: Axes, epochs_E: np.ndarray, history: Sequence[Row]) -> None:
     key, label = _quality_key(history)
     values_E = 100 * _column(history, key)
-    axes.plot(epochs_E, values_E, color=style.GREEN, label=label, **_points(epochs_E))
+    axes.plot(epochs_E, values_E, color=style.BLACK, **_points(epochs_E))
     axes.set(title=f"Validation {label}", ylabel=f"{label} (%)", xlabel="epoch")
     _span(axes, values_E)
     if key == "val_accuracy":
@@ -131,8 +132,9 @@ def _mark_best(loss: Axes, quality: Axes, epochs_E: np.ndarray, history: Sequenc
         "markerfacecolor": "none",
         "clip_on": False,
     }
-    ring |= {"color": style.BLACK, "markeredgewidth": 1.4}
-    quality.plot([best_epoch], [value], label=f"best: epoch {best_epoch}, {value:.2f} %", **ring)
+    ring |= {"color": style.PURPLE, "markeredgewidth": 1.8}
+    label = f"best: epoch {best_epoch}, {_quality_key(history)[1]} {value:.2f} %"
+    quality.plot([best_epoch], [value], label=label, **ring)
     loss.plot([best_epoch], [_column(history, "val_loss")[index]], **ring)
 
 
@@ -161,10 +163,10 @@ def _shade(axes: Axes, phases: Sequence[tuple[str, float]], last_epoch: float) -
             axes.axvline(first - 0.5, color=style.GREY, linewidth=0.7, zorder=0.5)
 
 
-def _phase_legend(figure: Figure, phases: Sequence[tuple[str, float]]) -> None:
+def _phase_patches(phases: Sequence[tuple[str, float]]) -> list[Patch]:
     from matplotlib.patches import Patch
 
-    patches = [
+    return [
         Patch(
             facecolor=PHASE_TINTS[index % len(PHASE_TINTS)],
             edgecolor=style.GREY,
@@ -172,4 +174,3 @@ def _phase_legend(figure: Figure, phases: Sequence[tuple[str, float]]) -> None:
         )
         for index, (name, first) in enumerate(phases)
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(3, len(patches)))

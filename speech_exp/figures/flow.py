@@ -24,11 +24,11 @@ COLOURS: dict[Kind, str] = {
     "data": style.BLACK,
     "features": style.SKY,
     "augment": style.PURPLE,
-    "encoder": style.BLUE,
-    "head": style.GREEN,
-    "output": style.ORANGE,
+    "encoder": style.GREY,
+    "head": style.GREY,
+    "output": style.BLACK,
 }
-CONSTRAINT = style.VERMILLION
+CONSTRAINT = style.ORANGE
 DASHES = (0, (4, 2))
 TITLE_PT, LINE_PT, LINE_IN = 9.5, 8.0, 0.17
 PAGE_IN, MARGIN_IN, GAP_IN, GUTTER_IN = 10.0, 0.3, 0.42, 0.6
@@ -38,12 +38,17 @@ FRAME_IN, TRUNK_IN = 0.1, 0.24  # gap between a frame and its boxes; distance of
 
 @dataclass(frozen=True)
 class Box:
-    """One step: a title, lines with sizes and settings, and a kind, which determines the colour."""
+    """One step: a title, lines with sizes and settings, and a kind, which determines the colour unless there is a model."""
 
     title: str
     lines: Sequence[str]
     kind: Kind
     constrained: bool = False  # whether the flowchart's constraint acts on it
+    model: str | None = None  # of a recurrent layer, which has the colour of its model
+
+    @property
+    def colour(self) -> str:
+        return COLOURS[self.kind] if self.model is None else style.model_colours([self.model])[self.model]
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def _place(boxes: Sequence[Box]) -> list[list[_Placed]]:
         rows.append([])
         for at in row:
             title, lines, width = texts[at]
-            rows[-1].append(_Placed(COLOURS[boxes[at].kind], title, lines, x, y, width, height, boxes[at].constrained))
+            rows[-1].append(_Placed(boxes[at].colour, title, lines, x, y, width, height, boxes[at].constrained))
             x += width + GAP_IN
         y += height + GUTTER_IN
     return rows

@@ -35,6 +35,7 @@ BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, YELLOW = (
 )
 MODEL_COLOURS = {"gru": BLUE, "lstm": VERMILLION, "lmu": GREEN}  # the same in all figures
 PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+FREE_COLOURS = tuple(colour for colour in PALETTE if colour not in MODEL_COLOURS.values())  # for all that is no model
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 TITLE_LINE_IN = 0.19
@@ -119,15 +120,14 @@ def group_id(label: str) -> str:
 def model_colours(models: Iterable[str]) -> dict[str, str]:
     """Return the colour of each model; models without a fixed colour share the rest of the palette."""
     others = [model for model in dict.fromkeys(models) if model not in MODEL_COLOURS]
-    rest = [colour for colour in PALETTE if colour not in MODEL_COLOURS.values()]
-    return MODEL_COLOURS | {model: rest[at % len(rest)] for at, model in enumerate(others)}
+    return MODEL_COLOURS | {model: FREE_COLOURS[at % len(FREE_COLOURS)] for at, model in enumerate(others)}
 
 
-def series_style(index: int) -> dict[str, Any]:
-    """Return colour, line and marker of the series `index`; the first 32 series all differ."""
-    turn = index // len(PALETTE)
+def setting_style(index: int) -> dict[str, Any]:
+    """Return colour, line and marker of the setting `index`; the first 20 all differ, and none has the colour of a model."""
+    turn = index // len(FREE_COLOURS)
     return {
-        "color": PALETTE[index % len(PALETTE)],
+        "color": FREE_COLOURS[index % len(FREE_COLOURS)],
         "linestyle": LINE_STYLES[turn % len(LINE_STYLES)],
         "marker": MARKERS[(index + turn) % len(MARKERS)],
     }
@@ -194,3 +194,18 @@ def integer_ticks(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+
+
+def logarithmic_ticks(axes: Axes) -> None:
+    """Mark at most about seven round values on the logarithmic x axis; the steps are finer if its limits are close together."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    low, high = axes.get_xlim()
+    inside: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
+        ticks = [step * 10.0**power for power in range(-12, 13) for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 3:
+            break
+    axes.xaxis.set_major_locator(FixedLocator(inside[:: -(-len(inside) // 7)] if len(inside) >= 3 else [low, high]))
+    axes.xaxis.set_minor_locator(NullLocator())

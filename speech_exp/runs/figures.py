@@ -177,7 +177,7 @@ def draw_flowchart(
         ]
         if (theta := layer.window_frames()) is not None:
             lines.append(f"window {1000 * theta * network.encoder.frames_per_state * hop_s:g} ms (theta {theta:g})")
-        boxes.append(Box(layer.name.upper(), lines, "encoder", "recurrent" in constrained))
+        boxes.append(Box(layer.name.upper(), lines, "encoder", "recurrent" in constrained, layer.name))
     if isinstance(network, ClassificationNetwork):
         boxes.append(Box("Pooling", [f"{network.pooling} over time", f"{network.encoder.output_size} values"], "head", "pooling" in constrained))  # fmt: skip
     boxes += [

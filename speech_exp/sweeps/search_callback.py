@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -18,14 +18,18 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from speech_exp import ranks
+from speech_exp.figures.search import Trial, search_figure
 from speech_exp.objectives.objective import Objective
 from speech_exp.progress import print_table
 from speech_exp.runs.reading import find_runs
 from speech_exp.sweeps.study import check_settings, finished, open_study, overrides_of, requeue_interrupted
 
+if TYPE_CHECKING:
+    from optuna import Study
+
 
 class Search(Callback):
-    """Sets `hydra.sweeper` to the trials that the stored study lacks, before it is built; prints the best trial at the end."""
+    """Sets `hydra.sweeper` to the trials that the stored study lacks; at the end, prints the best one and draws them all."""
 
     wanted: int  # number of finished trials to reach
 
@@ -48,6 +52,7 @@ class Search(Callback):
                 "best trial": f"validation {_objective(config).primary} {best.value:.2%}",
                 **{f"  {key}": str(value) for key, value in best.params.items()},
                 "its run folder": str(_run_folder(Path(config.hydra.sweep.dir), overrides) or "missing"),
+                "figure": str(_draw(config, study)),
                 "to train it alone": shlex.join(["python", "run.py", "hydra.mode=RUN", *overrides]),
             }
         )
@@ -109,6 +114,22 @@ def _fixed(config: DictConfig) -> dict[str, str]:
     parsed = OverridesParser.create().parse_overrides([*preset, *map(str, own or [])])
     latest = {override.get_key_element(): override for override in parsed}
     return {key: str(one.get_value_element_as_str()) for key, one in latest.items() if not one.is_sweep_override()}
+
+
+def _draw(config: DictConfig, study: Study) -> Path:
+    """Draw the search beside its run folders."""
+    from optuna.distributions import IntLogUniformDistribution, LogUniformDistribution
+
+    done, on_log_scale = finished(study), (LogUniformDistribution, IntLogUniformDistribution)
+    scales = {key: scale for one in done for key, scale in one.distributions.items()}
+    return search_figure(
+        [Trial(one.number, one.value, one.params) for one in done if one.value is not None],
+        _objective(config).primary,
+        config.hydra.sweeper.direction == "maximize",
+        [key for key, scale in scales.items() if isinstance(scale, on_log_scale)],
+        study.study_name,
+        Path(config.hydra.sweep.dir) / "search.png",
+    )
 
 
 def _run_folder(sweep: Path, overrides: list[str]) -> Path | None:

@@ -15,7 +15,7 @@ import pytest
 
 from speech_exp.comparison import charts, curve_charts, pareto
 from speech_exp.comparison.score import ACCURACY, WER
-from speech_exp.figures import confusion, curves, features, flow, metrics, occlusion
+from speech_exp.figures import confusion, curves, features, flow, metrics, occlusion, search, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +87,13 @@ def points() -> list[pareto.Point]:
     ]
 
 
+def trials(count: int) -> list[search.Trial]:
+    values = np.random.default_rng(0).random(count)
+    params = [{"trainer.lr": 10 ** -(1 + 3 * value), "trainer.weight_decay": value} for value in values]
+    models = ("gru", "lstm", "lmu")
+    return [search.Trial(at, values[at], params[at] | {"model": models[at % 3]}) for at in range(count)]
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "curves": lambda: curves.draw_training_curves(history(20), 17, (), RUN),
     "curves, one epoch": lambda: curves.draw_training_curves(history(1), 1, (), RUN),
@@ -139,6 +146,11 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         [pareto.Point(model, f"trainer.lr={at}", 3e4, 0.9) for at in range(16) for model in ("gru", "lstm")],
         pareto.BYTES,
         ACCURACY,
+    ),
+    "search": lambda: search.draw_search(trials(30), "accuracy", True, ["trainer.lr"], "search_lr_fsdd_gru_A_seed0"),
+    "search, one trial": lambda: search.draw_search(trials(1), "wer", False, ["trainer.lr"], "search"),
+    "curves, recognition": lambda: curves.draw_training_curves(
+        [{"epoch": 1, "train_loss": 2.799, "val_loss": 2.609, "val_wer": 1.0, "lr": 1e-3}], 1, (), RUN
     ),
     "errors": lambda: charts.draw_scores(*groups(NINE, 5), {NINE[0]: 1.2}, NAMES, WER),
     "errors, perfect": lambda: charts.draw_scores(
@@ -246,8 +258,8 @@ def test_phases_are_stretches_of_the_same_name() -> None:
 
 def test_the_best_epoch_is_reported() -> None:
     figure = curves.draw_training_curves(history(5), 4, (), "")
-    legends = [text.get_text() for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()]
-    assert f"best: epoch 4, {100 * history(5)[3]['val_accuracy']:.2f} %" in legends
+    legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert f"best: epoch 4, accuracy {100 * history(5)[3]['val_accuracy']:.2f} %" in legends
 
 
 def test_files_have_a_sane_size(tmp_path: Path) -> None:
@@ -321,3 +333,66 @@ def test_matplotlib_is_left_as_it_was() -> None:
         "assert now() == before; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def colours_of(figure: Figure) -> dict[str, set[str]]:
+    """Colours of the lines in each panel, by the panel's title."""
+    from matplotlib.colors import to_hex
+
+    return {
+        axes.get_title(loc="left"): {
+            to_hex(line.get_color()).upper() for line in axes.lines if line.get_label()[0] != "_"
+        }
+        for axes in figure.axes
+    }
+
+
+def test_a_model_has_its_colour_in_every_comparison_and_nothing_else_has_it() -> None:
+    labels = {f"lmu · {task}": ("lmu", task) for task in ("A", "B1", "C ema")}  # groups of one model
+    green = style.MODEL_COLOURS["lmu"]
+    alone = curve_charts.draw_curves(curves_of(list(labels), 2, 3), labels, ACCURACY)
+    assert colours_of(alone) == {"Validation accuracy": {green}}
+    scores = charts.draw_scores(*groups(list(labels), 1), {}, labels, ACCURACY)
+    assert {line.get_color() for line in scores.axes[0].lines} == {green}
+    places = [pareto.Point("lmu", f"trainer.lr={at}", 3e4 * (1 + at), 0.9) for at in range(30)]
+    markers = [line for line in pareto.draw_front(places, pareto.BYTES, ACCURACY).axes[0].lines if line.get_gid()]
+    assert {line.get_markerfacecolor() for line in markers if line.get_linestyle() == "None"} == {green}
+    panels = curve_charts.draw_curves_of_models(curves_of(NINE, 1, 3), NAMES, ACCURACY)
+    assert [axes.get_title(loc="left") for axes in panels.axes] == ["gru", "lstm", "lmu"]
+    assert [axes._left_title.get_color() for axes in panels.axes] == [  # type: ignore[attr-defined]
+        style.MODEL_COLOURS[model] for model in ("gru", "lstm", "lmu")
+    ]
+    assert not set.union(*colours_of(panels).values()) & set(style.MODEL_COLOURS.values())
+    run = curves.draw_training_curves(history(3), 2, (), RUN)
+    assert not set.union(*colours_of(run).values()) & set(style.MODEL_COLOURS.values())
+    (recurrent,) = {flow.Box("LMU", [], "encoder", model="lmu").colour}
+    assert recurrent == green and not {*flow.COLOURS.values(), flow.CONSTRAINT} & set(style.MODEL_COLOURS.values())
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 8])
+def test_no_marker_of_an_epoch_is_cut(epochs: int) -> None:
+    names = {name: NAMES[name] for name in NINE[:2]}
+    drawn = [
+        curve_charts.draw_curves(curves_of(list(names), 2, epochs), names, ACCURACY),
+        curve_charts.draw_curves_of_models(curves_of(NINE, 2, epochs), NAMES, ACCURACY),
+        curves.draw_training_curves(history(epochs), 1, (), RUN),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        for axes in figure.axes:
+            panel = axes.get_window_extent()
+            places = np.concatenate([line.get_xydata() for line in axes.lines if line.get_marker() != "None"])
+            pixels = axes.transData.transform(places)[:, 0]
+            at_edge = np.minimum(np.abs(pixels - panel.x0), np.abs(pixels - panel.x1))
+            assert at_edge.min() > 2 / 72 * figure.dpi  # half a marker of 4 points
+
+
+def test_the_best_trial_of_a_search_is_ringed_and_its_scale_is_the_samplers() -> None:
+    shown = trials(9)
+    figure = search.draw_search(shown, "accuracy", True, ["trainer.lr"], "search_lr_fsdd_gru_A_seed0")
+    best = max(shown, key=lambda trial: trial.value)
+    rings = [line for axes in figure.axes for line in axes.lines if line.get_label() == "best trial"]
+    assert len(rings) == 4
+    assert [float(ring.get_ydata()[0]) for ring in rings] == [100 * best.value] * 4
+    assert float(rings[1].get_xdata()[0]) == best.params["trainer.lr"]
+    assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log", "linear", "linear"]

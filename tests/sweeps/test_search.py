@@ -13,7 +13,7 @@ import pytest
 from composition import composing
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna import Study
-from optuna.distributions import IntUniformDistribution
+from optuna.distributions import IntUniformDistribution, LogUniformDistribution
 
 from speech_exp.objectives.classification import Classification
 from speech_exp.objectives.ctc import Ctc
@@ -132,6 +132,24 @@ def test_a_missing_extra_is_reported_in_one_sentence(tmp_path, monkeypatch):
         begin(tmp_path, "experiment=search_power_of_two")
 
 
+def test_the_figure_shows_every_finished_trial_with_the_scale_it_was_drawn_from(tmp_path, monkeypatch):
+    with composing() as compose:
+        config = compose("experiment=search_lr", f"hydra.sweep.dir={tmp_path}")
+    search = Search()
+    search.on_multirun_start(config=config)
+    study = open_study(config.hydra.sweeper.storage, config.hydra.sweeper.study_name, "maximize")
+    space = {"trainer.lr": LogUniformDistribution(1e-4, 0.05)}
+    for value in (0.1, 0.3, 0.2):
+        study.tell(study.ask(space), value)
+    study.ask(space)  # interrupted
+    drawn = []
+    monkeypatch.setattr("speech_exp.sweeps.search_callback.search_figure", lambda *given: drawn.append(given))
+    search.on_multirun_end(config=config)
+    ((trials, metric, maximize, logarithmic, _, path),) = drawn
+    assert [trial.value for trial in trials] == [0.1, 0.3, 0.2]
+    assert (metric, maximize, logarithmic, path) == ("accuracy", True, ["trainer.lr"], tmp_path / "search.png")
+
+
 def test_two_processes_never_share_a_study(tmp_path):
     begin(tmp_path, "experiment=search_lr")
     with pytest.raises(SystemExit, match="error: another process is searching in"):
@@ -186,6 +204,7 @@ def test_killed_and_interrupted_the_same_command_completes_to_n_trials(tmp_path)
     assert sorted(trial.value for trial in finished(study)) == values
     assert len({trial.params["trainer.lr"] for trial in finished(study)}) == 4
     assert f"{values[-1]:.2%}" in out
+    assert str((sweep / "search.png").relative_to(tmp_path)) in out and (sweep / "search.png").is_file()
 
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/run.json")}
     out = finish(start(tmp_path, *command))
