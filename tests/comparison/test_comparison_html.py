@@ -144,6 +144,30 @@ def test_a_filter_fades_the_other_groups_in_the_figures(shown: Any) -> None:
     assert faded() == {group_id("lmu · A"), group_id("lmu · B1")}
 
 
+def test_a_filter_acts_on_the_paired_tests(shown: Any) -> None:
+    choose(shown, "model", "lmu")
+    assert names(shown, "tests") == ["lmu · A", "lmu · B1"]
+
+
+@pytest.fixture
+def phone(browser: Any) -> Iterator[None]:
+    screen = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    yield
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_phone_shows_the_page_in_its_width_with_figures_large_enough_to_read(phone: None, shown: Any) -> None:
+    shown.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert shown.execute_script("return document.documentElement.clientWidth") == 390
+    assert shown.execute_script(wide) == 0
+    widths = """return [...document.querySelectorAll('main > section .figures > figure')].map(
+        (one) => one.firstChild.clientWidth / parseFloat(getComputedStyle(one).getPropertyValue('--width')))"""
+    found = shown.execute_script(widths)
+    assert len(found) == 6 and min(found) > 0.64
+
+
 def test_sorted_rows_stay_filtered(shown: Any) -> None:
     choose(shown, "task", "A")
     click_header(shown, "accuracy (%)")

@@ -13,6 +13,7 @@ import pytest
 
 from speech_exp.comparison.findings import Findings
 from speech_exp.comparison.formats import page as comparison_page
+from speech_exp.comparison.formats.run_section import short_names
 from speech_exp.comparison.grouping import group_runs
 from speech_exp.comparison.paired_tests import choose_baseline
 from speech_exp.figures import style
@@ -20,7 +21,7 @@ from speech_exp.runs.reading import find_runs
 
 MakeRun = Callable[..., Path]
 EVIL = '<script>alert("run")</script>'
-VOID = {"meta", "input", "img", "br"}
+VOID = {"meta", "input", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -84,6 +85,31 @@ def test_every_run_has_a_row_and_a_section_that_it_links_to(make_run: MakeRun, p
     assert {"gru0", "gru1", "lmu0", "lmu1"} <= set(found.cells)
     assert "55.00" in found.cells
     assert "gru (baseline)" in found.cells
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["dataset=fsdd,model=gru,seed=0", "dataset=fsdd,model=lmu,seed=0"],
+            ["model=gru", "model=lmu"],  # what varies
+        ),
+        (["a,seed=0", "a,b,seed=0"], ["a,seed=0", "a,b,seed=0"]),  # nothing would be left of the first
+        (["seed=0,model=gru", "model=gru,seed=0"], ["seed=0,model=gru", "model=gru,seed=0"]),
+        (["model=gru,seed=0"], ["model=gru,seed=0"]),
+    ],
+)
+def test_run_names_say_what_varies(names: list[str], expected: list[str]) -> None:
+    assert list(short_names(names).values()) == expected
+
+
+def test_the_heading_names_the_sweep(make_run: MakeRun, page: Callable[[], Page]) -> None:
+    for model in ("gru", "lmu"):
+        make_run(f"task=A,model={model}", model=model)
+    found = page()
+    assert "<title>sweep: Comparison of model</title>" in found.text
+    assert "<h1>sweep</h1>" in found.text
+    assert found.cells.count("model=gru") == found.cells.count("model=lmu") == 1
 
 
 def test_the_page_loads_nothing_and_may_run_only_its_script(make_run: MakeRun, page: Callable[[], Page]) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speech_exp.figures.style import DPI
 from speech_exp.runs.bounded_files import read_bytes
 
 MAX_WIDTH_PX = 1200
+WIDE_PX = 900  # a wider figure takes a whole row of the page
 MAX_PIXELS = 20_000_000
 
 
@@ -26,7 +28,7 @@ class Cell:
 @dataclass(frozen=True)
 class Row:
     cells: Sequence[Cell]
-    keys: Sequence[str] | None  # values that the filters select by; None: the row is not filtered
+    keys: Sequence[str]  # values that the filters select by
     group: str | None = None  # id of the parts of figures that are faded while the row is filtered out
 
 
@@ -54,12 +56,13 @@ def sortable_table(name: str, head: Sequence[str], rows: Sequence[Row], words: i
 
 
 def _line(row: Row, words: int) -> str:
-    attributes = "" if row.keys is None else " " + row_attributes(row.keys, [cell.text for cell in row.cells])
+    attributes = " " + row_attributes(row.keys, [cell.text for cell in row.cells])
     attributes += "" if row.group is None else f' data-group="{row.group}"'
     cells = []
     for at, cell in enumerate(row.cells):
         text = escaped(cell.text)
-        text = text if cell.link is None else f'<a href="#{cell.link}">{text}</a>'
+        if cell.link is not None:  # a run's name, which is broken between its settings if it is long
+            text = f'<a href="#{cell.link}">{text.replace(",", ",<wbr>")}</a>'
         value = "" if cell.value is None else f' data-value="{cell.value!r}"'
         start, end = ('<th scope="row"', "th") if at == 0 else ("<td", "td")
         cells.append(f"{start}{_class(at < words)}{value}>{text}</{end}>")
@@ -76,7 +79,17 @@ def embedded_drawing(path: Path, alt: str) -> str:
     svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL).replace(
         ' id="group-', ' data-group="group-'
     )
-    return f'<figure><svg role="img" aria-label="{escaped(alt)}"{svg.removeprefix("<svg")}</figure>'
+    width = re.search(r'width="([\d.]+)pt"', svg)
+    return _figure(
+        f'<svg role="img" aria-label="{escaped(alt)}"{svg.removeprefix("<svg")}',
+        float(width[1]) / 0.75 if width else MAX_WIDTH_PX,
+    )
+
+
+def _figure(content: str, width_px: float) -> str:
+    """Return a figure; from its width on paper, the page's style knows below which width its text is too small to read."""
+    wide = ' class="wide"' if width_px > WIDE_PX else ""
+    return f'<figure{wide} style="--width: {width_px:.0f}px">{content}</figure>'
 
 
 def embedded_figure(path: Path, alt: str) -> str:
@@ -98,4 +111,4 @@ def embedded_figure(path: Path, alt: str) -> str:
     small.save(buffer, format="png", optimize=True)  # a reduced palette would merge hues that tell groups apart
     content = base64.b64encode(buffer.getvalue()).decode("ascii")
     size = f'width="{small.width}" height="{small.height}"'
-    return f'<figure><img src="data:image/png;base64,{content}" {size} alt="{escaped(alt)}"></figure>'
+    return _figure(f'<img src="data:image/png;base64,{content}" {size} alt="{escaped(alt)}">', 96 / DPI * picture.width)

@@ -31,7 +31,7 @@ from speech_exp.comparison.formats.markdown import (
     test_lines,
     value_text,
 )
-from speech_exp.comparison.formats.run_section import run_section
+from speech_exp.comparison.formats.run_section import run_section, short_names
 from speech_exp.comparison.grouping import Group, seed, test_speaker
 from speech_exp.figures.style import group_id
 from speech_exp.runs.reading import Run
@@ -71,6 +71,7 @@ class _RunRows:
         self.findings = findings
         counted = [(group, run) for group in findings.groups for run in group.runs]
         self.runs: list[tuple[Group | None, Run]] = [*counted, *((None, run) for run in findings.not_counted)]
+        self.names = short_names([run.name for _, run in self.runs])
 
     def keys(self, group: Group | None, run: Run) -> list[str]:
         """Return a run's values of the varying keys; without results, only the typed overrides are known."""
@@ -86,7 +87,7 @@ class _RunRows:
         for at, (group, run) in enumerate(self.runs):
             keys = self.keys(group, run)
             own_seed = str(seed(run)) if group else run.overrides.get("seed", NONE)
-            cells = [Cell(run.name, link=f"run-{at}"), *map(Cell, keys), Cell(own_seed)]
+            cells = [Cell(self.names[run.name], link=f"run-{at}"), *map(Cell, keys), Cell(own_seed)]
             cells += [Cell(test_speaker(run) or NONE if group else NONE)] if speakers else []
             cells.append(Cell(run.problem or run.status))
             cells += [_value_cell(run, row.measure) if group else Cell(NONE) for row in rows]
@@ -94,10 +95,12 @@ class _RunRows:
         return sortable_table("runs", [*head, *(row.measure.title for row in rows)], lines, words)
 
     def sections(self) -> list[str]:
-        return [
-            run_section(at, run, group, self._reference(run), self.keys(group, run))
-            for at, (group, run) in enumerate(self.runs)
-        ]
+        sections = []
+        for at, (group, run) in enumerate(self.runs):
+            baseline = self._reference(run)
+            names = self.names[run.name], self.names[baseline.name]
+            sections.append(run_section(at, run, names[0], group, baseline, names[1], self.keys(group, run)))
+        return sections
 
     def _reference(self, run: Run) -> Run:
         """Return the baseline's run with the same seed and test speaker, or else its first run."""
@@ -122,8 +125,12 @@ def _groups_table(findings: Findings) -> str:
     for at, group in enumerate(findings.groups):
         mark = " (baseline)" if group is findings.baseline and len(findings.groups) > 1 else ""
         cells = [Cell(group.label + mark), *(Cell(row.texts[at], row.values[at]) for row in rows)]
-        lines.append(Row(cells, [group.fields[key] or NONE for key in findings.grouping.keys], group_id(group.label)))
+        lines.append(Row(cells, _keys(findings, group), group_id(group.label)))
     return sortable_table("groups", ["group", *(row.title for row in rows)], lines, words=1)
+
+
+def _keys(findings: Findings, group: Group) -> list[str]:
+    return [group.fields[key] or NONE for key in findings.grouping.keys]
 
 
 def _choice(at: int, key: str, rows: _RunRows) -> str:
@@ -137,10 +144,12 @@ def _tests(findings: Findings) -> str:
     if not findings.tests:
         return ""
     lines = []
+    keys = {group.label: _keys(findings, group) for group in findings.groups}
     for test, texts in zip(findings.tests, test_lines(findings.tests), strict=True):
         counts = (test.pairs, test.utterances, test.difference, test.better, test.worse)
         values = (None, None, *counts, None, test.p, test.p_holm)
-        lines.append(Row([Cell(text, value) for text, value in zip(texts, values, strict=True)], None))
+        cells = [Cell(text, value) for text, value in zip(texts, values, strict=True)]
+        lines.append(Row(cells, keys[test.group]))
     title = element("h2", f"Paired tests against {findings.baseline.label}")
     method = f'<p class="method">{escaped(TEST_METHOD)}</p>'
     return f"<section>{title}{method}{sortable_table('tests', TEST_HEAD, lines, words=2)}</section>"

@@ -14,12 +14,25 @@ from speech_exp.runs.reading import Run
 FIGURES = ("training_curves", "confusion_matrix", "errors")
 
 
-def run_section(number: int, run: Run, group: Group | None, baseline: Run, keys: Sequence[str]) -> str:
-    """Return a section that is collapsed until it is clicked or linked to; `group` is None for a run without results."""
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return each run's name without the settings that all names share, such as `model=gru,seed=0`."""
+    parts = {name: name.split(",") for name in names}
+    shared = set.intersection(*map(set, parts.values()))
+    short = {name: ",".join(part for part in own if part not in shared) for name, own in parts.items()}
+    return short if all(short.values()) and len(set(short.values())) == len(short) else {name: name for name in names}
+
+
+def run_section(
+    number: int, run: Run, name: str, group: Group | None, baseline: Run, baseline_name: str, keys: Sequence[str]
+) -> str:
+    """Return a section that is collapsed until it is clicked or linked to; `group` is None for a run without results.
+
+    `name` and `baseline_name` are the short names of the two runs.
+    """
     outcome = _outcome(run, group)
     attributes = row_attributes(keys, [run.name, outcome, *keys])
-    summary = f"<summary>{escaped(run.name)} <span>{escaped(outcome)}</span></summary>"
-    body = _facts(run) + _differences(run, baseline) + _figures(run)
+    summary = f"<summary>{escaped(name)} <span>{escaped(outcome)}</span></summary>"
+    body = _facts(run) + _differences(run, baseline, baseline_name) + _figures(run)
     return f'<details id="run-{number}" {attributes}>{summary}{body}</details>'
 
 
@@ -35,6 +48,7 @@ def _facts(run: Run) -> str:
     info, git = run.run_info, run.run_info.get("git") or {}
     commit = f"{git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git.get("commit") else None
     facts = {
+        "folder": run.name,
         "status": run.status,
         "best epoch": (run.results or {}).get("best_epoch"),
         "epochs": (run.results or {}).get("epochs"),
@@ -50,7 +64,7 @@ def _facts(run: Run) -> str:
     return f"<table><caption>Facts</caption><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _differences(run: Run, baseline: Run) -> str:
+def _differences(run: Run, baseline: Run, baseline_name: str) -> str:
     title = element("h3", "Differences from the config of the baseline")
     if run is baseline:
         return title + element("p", "This run is the baseline.")
@@ -58,8 +72,8 @@ def _differences(run: Run, baseline: Run) -> str:
         return title + element("p", "Unknown, because one of the two records has no config.")
     lines = [_line(key, [own or NONE, other or NONE]) for key, own, other in config_differences(run, baseline)]
     if not lines:
-        return title + element("p", f"None that can change a result, compared with {baseline.name}.")
-    titles = ("key", "this run", f"baseline: {baseline.name}")
+        return title + element("p", f"None that can change a result, compared with {baseline_name}.")
+    titles = ("key", "this run", f"baseline: {baseline_name}")
     head = "".join(f'<th scope="col" class="words">{escaped(title)}</th>' for title in titles)
     return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
