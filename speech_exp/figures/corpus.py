@@ -34,7 +34,7 @@ def draw_durations(seconds_of: Mapping[str, np.ndarray]) -> Figure:
     figure = style.new_figure(7.0, 0.6 + 1.6 * len(seconds_of))
     rows = figure.subplots(len(seconds_of), 1, sharex=True, squeeze=False)[:, 0]
     edges = np.linspace(0, max(seconds_U.max() for seconds_U in seconds_of.values()), _BINS + 1)
-    for axes, (name, seconds_U), colour in zip(rows, seconds_of.items(), style.PALETTE, strict=False):
+    for axes, (name, seconds_U), colour in zip(rows, seconds_of.items(), style.FREE_COLOURS, strict=False):
         axes.hist(seconds_U, edges, color=colour, edgecolor="white", linewidth=0.4)
         median_s = float(np.median(seconds_U))
         axes.axvline(median_s, color=style.TEXT, linewidth=1.0, linestyle=(0, (4, 2)))
@@ -56,7 +56,7 @@ def counts_figure(counts: Mapping[str, int], title: str, unit: str, path: str | 
 def draw_counts(counts: Mapping[str, int], title: str, unit: str) -> Figure:
     figure = style.new_figure(7.0, 3.0)
     axes = figure.subplots()
-    axes.bar(range(len(counts)), list(counts.values()), color=style.BLUE)
+    axes.bar(range(len(counts)), list(counts.values()), color=style.SKY)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xticks(range(len(counts)), list(counts))
     missing = [place for place, count in enumerate(counts.values()) if not count]
