@@ -60,7 +60,7 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], names: Mapping[str, Names
         _epoch_limits(axes_list[1], start, last)
         score_limits(axes_list[1].set_ylim, shown[np.isfinite(shown)], score)
     handles, shown_names = axes_list[0].get_legend_handles_labels()
-    band = "\nbands: lowest to\nhighest run" if any(len(curves[label]) > 1 for label in labels) else ""
+    band = "\nbands: lowest to\nhighest run" if last > 1 and any(len(curves[label]) > 1 for label in labels) else ""
     place: dict[str, Any] = {"loc": "outside right center", "title_fontsize": 8, "alignment": "left"}
     legend = figure.legend(handles, shown_names, title=f"mean of runs{band}", **place)
     for label, line, text in zip(labels, legend.legend_handles, legend.get_texts(), strict=True):
