@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from speech_exp.training.trainer import Trainer
 
 register_resolvers()
+_TRAINING_BYTES = 16  # per parameter: float32 weight, gradient and the two moments of AdamW
 
 
 class Experiment:
@@ -69,9 +70,11 @@ class Experiment:
     def trainer(self) -> Trainer:
         """The trainer, built first because it chooses the device; building it to train also seeds this process."""
         from speech_exp.training.runtime import seed_everything
+        from speech_exp.training.threads import check_threads
 
         trainer: Trainer = self.build("trainer")
         if self.trains:
+            check_threads(trainer.threads)
             seed_everything(self.seed)
         return trainer
 
@@ -88,12 +91,12 @@ class Experiment:
 
         keys, variants, speeds = {"extractor": "features.extractor"}, None, None
         if self.trains:
-            speeds = self.config.augment.speeds
+            speeds = self._plain("augment")["speeds"]
             if self.config.augment.variants:
                 keys["variants"], variants = "augment.variants", self.build("augment.variants")
         description = {name: self._plain(key) for name, key in keys.items()}
         extractor, normalizer = self.build("features.extractor"), Normalizer(self.config.features.normalization)
-        return FrontEnd(extractor, normalizer, check_speeds(list(speeds or ())), variants, description)
+        return FrontEnd(extractor, normalizer, check_speeds(speeds), variants, description)
 
     @cached_property
     def augment(self) -> SpecAugment:
@@ -135,6 +138,7 @@ class Experiment:
     def network(self) -> Network:
         """The network on the trainer's device, with initial weights drawn from the run's seed."""
         device = self.trainer.runtime.device
+        self._check_memory()
         return self.objective.network(self._encoder(self.size.hidden_size), len(self.class_names)).to(device)
 
     def untrained(self) -> Network:
@@ -149,7 +153,8 @@ class Experiment:
         """The size of the recurrent layers, chosen by the task."""
         import torch
 
-        with torch.random.fork_rng(devices=[]):  # the task builds networks to try sizes
+        _ = self.front_end  # keeps its tensors, so it must not be built on the device that allocates nothing
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # the task builds networks to try sizes
             return self.task.sizing.choose(
                 lambda hidden: self._encoder(hidden).recurrent_layers, self.config.model.hidden_size
             )
@@ -157,16 +162,24 @@ class Experiment:
     def _encoder(self, hidden_size: int) -> Encoder:
         unsolved = ("hidden_size",) if self.config.model.hidden_size is None else ()
         cell = self._constructor("model", leave=unsolved)
-        try:
-            return self.build(
-                "encoder", input_size=self.front_end.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
-            )
-        except RuntimeError as error:
-            if "allocate memory" not in str(error):
-                raise
+        return self.build(
+            "encoder", input_size=self.front_end.extractor.num_features, cell=partial(cell, hidden_size=hidden_size)
+        )
+
+    def _check_memory(self) -> None:
+        """Refuse a model that is larger than this machine's memory, before anything is allocated."""
+        import psutil
+        import torch
+
+        _ = self.size  # builds the front end
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in self.untrained().parameters())
+        needed_bytes = parameters * (_TRAINING_BYTES if self.trains else 4)
+        if needed_bytes > (memory_bytes := psutil.virtual_memory().total):
             raise ValueError(
-                f"model.hidden_size={hidden_size} gives a model that does not fit into this machine's memory: lower it"
-            ) from None
+                f"the model has {parameters:,} parameters and needs {needed_bytes / 1e9:,.0f} GB, but this machine has "
+                f"{memory_bytes / 1e9:,.0f} GB: lower model.hidden_size or a size under encoder"
+            )
 
     def prepare_training(self) -> Network | None:
         """Load the float run that the task starts from; return the teacher, which is trained first if no run is given."""
@@ -205,6 +218,8 @@ class Experiment:
 
     def check(self) -> None:
         """Build the parts of a run and find its data, so that errors appear before anything is written."""
+        if not self.dataset.batches_by_frames:
+            self.trainer.training_batch.of_utterances()
         self.dataset.check(self.front_end, self._data_request)
         _ = self.network, self.augment, self.dataset.fingerprint
         try:
@@ -236,7 +251,10 @@ class Experiment:
     def cache_folder(self) -> Path:
         from speech_exp.data.root import user_cache
 
-        return Path(self.config.cache_dir) if self.config.cache_dir else user_cache() / "features"
+        place = self.config.cache_dir
+        if place is not None and (not isinstance(place, str) or Path(place).is_file()):
+            raise ValueError(f"cache_dir={place}: expected a folder or null, change cache_dir")
+        return Path(place) if place else user_cache() / "features"
 
     def _plain(self, key: str) -> Any:
         return OmegaConf.to_container(OmegaConf.select(self.config, key), resolve=True)

@@ -21,8 +21,11 @@ def printable(text: object, longest: int = LONGEST) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the first line of an error's text; what OmegaConf writes around the error of a resolver is removed."""
-    return str(error).partition(_RESOLVING)[2].partition("\n")[0] or str(error)
+    """Return the text of an error; of a resolver's error only its sentence, with the key if a variable is missing."""
+    sentence, _, details = str(error).partition(_RESOLVING)[2].partition("\n")
+    key = details.partition("full_key: ")[2].partition("\n")[0]
+    missing = sentence.strip('"')
+    return f"{key}: {missing}" if missing.startswith("Environment variable") else sentence or str(error)
 
 
 def escaped(text: str) -> str:

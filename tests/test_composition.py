@@ -255,7 +255,7 @@ def test_a_wrong_value_is_reported_in_one_sentence_naming_the_key(typed, tmp_pat
         (["features=logmel40", "features.extractor.floor=0"], "front_end", "floor=0: expected a number above 0"),
         (["features=mfcc39", "features.extractor.delta_window=4"], "front_end", "of at least 3 and that is odd"),
         (["features.extractor.hop_s=1"], "front_end", "0 < hop <= window"),
-        (["encoder.num_layers=0"], "network", "encoder.num_layers=0: expected an integer of at least 1"),
+        (["encoder.num_layers=0"], "network", "encoder.num_layers=0: expected an integer from 1 to 1000"),
         (["model.hidden_size=big"], "network", "model.hidden_size=big"),
         (["model.hidden_size=0"], "network", "model.hidden_size=0"),
         (["encoder.front_width=4"], "network", "front_width=4: expected an integer that is odd and of at least 1"),

@@ -16,7 +16,9 @@ class Compare:
         self.baseline = baseline
 
     def __call__(self, experiment: Experiment) -> None:
-        if self.runs is None or not Path(self.runs).is_dir():
+        if self.runs is None:
+            raise ValueError("action=compare has no run folders: set runs=FOLDER")
+        if not Path(self.runs).is_dir():
             raise ValueError(f"runs={self.runs} is not a folder: expected one with run folders below it, set runs")
         comparison = compare(find_runs(self.runs), self.runs, baseline=self.baseline)
         print(comparison.markdown)

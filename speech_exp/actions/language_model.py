@@ -7,12 +7,12 @@ from pathlib import Path
 
 from speech_exp.experiment import Experiment
 from speech_exp.files import write_text
-from speech_exp.objectives.language_model import Order, estimate
+from speech_exp.objectives.language_model import LanguageModel, Order, estimate
 from speech_exp.progress import print_table
 
 
 class BuildLanguageModel:
-    """Writes a word n-gram model in ARPA format and prints its perplexity on the validation transcripts.
+    """Writes a word n-gram model in ARPA format and prints its perplexity on the validation transcripts, if there are any.
 
     Args:
         order: length of the longest n-gram in words.
@@ -24,7 +24,12 @@ class BuildLanguageModel:
         self.order, self.text, self.output = order, text, output
 
     def __call__(self, experiment: Experiment) -> None:
-        _check_has_transcripts(experiment)
+        has_transcripts = experiment.objective.targets == "text"
+        if self.text is None and not has_transcripts:
+            raise ValueError(
+                f"dataset={experiment.choices['dataset']} gives {experiment.objective.targets}: expected transcripts, choose "
+                f"another dataset, such as fsdd_strings, or set text=FILE"
+            )
         sentences = transcripts(experiment, "train") if self.text is None else _lines(Path(self.text))
         model = estimate(sentences, self.order)
         path = Path(self.output) if self.output else experiment.folder / "lm.arpa"
@@ -32,13 +37,14 @@ class BuildLanguageModel:
             write_text(path, "".join(model.arpa()))
         except OSError as error:
             raise ValueError(f"output={path} cannot be written ({error.strerror}): change output") from None
-        found = model.perplexity(transcripts(experiment, "validation"))
         counts = ", ".join(f"{len(grams):,} of order {order}" for order, grams in enumerate(model.log10, start=1))
         print_table(
             {
                 "vocabulary": f"{len(model.words):,} words",
                 "n-grams": counts,
-                "perplexity": f"{found.value:.2f} on {found.words:,} words of the validation transcripts, {found.unknown:,} unknown",
+                "perplexity": _perplexity(model, experiment)
+                if has_transcripts
+                else "unknown, because the data set has no transcripts",
                 "written": f"{path} ({path.stat().st_size:,} bytes), for decoder=beam decoder.lm={path}",
             }
         )
@@ -50,12 +56,9 @@ def transcripts(experiment: Experiment, part: str) -> Iterator[str]:
     return map(found.text, range(len(found)))
 
 
-def _check_has_transcripts(experiment: Experiment) -> None:
-    if experiment.objective.targets != "text":
-        raise ValueError(
-            f"dataset={experiment.choices['dataset']} gives {experiment.objective.targets}: expected transcripts, choose another "
-            f"dataset, such as fsdd_strings"
-        )
+def _perplexity(model: LanguageModel, experiment: Experiment) -> str:
+    found = model.perplexity(transcripts(experiment, "validation"))
+    return f"{found.value:.2f} on {found.words:,} words of the validation transcripts, {found.unknown:,} unknown"
 
 
 def _lines(path: Path) -> Iterator[str]:

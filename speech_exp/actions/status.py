@@ -16,6 +16,8 @@ class Status:
         self.runs, self.silent_after_minutes = runs, silent_after_minutes
 
     def __call__(self, experiment: Experiment) -> None:
-        if self.runs is None or not Path(self.runs).is_dir():
+        if self.runs is None:
+            raise ValueError("action=status has no sweep: set runs=FOLDER")
+        if not Path(self.runs).is_dir():
             raise ValueError(f"runs={self.runs} is not a folder: expected the folder of a sweep, set runs")
         print(status_text(sweep_status(Path(self.runs), 60 * self.silent_after_minutes)))

@@ -25,6 +25,7 @@ class DataSet(ABC):
 
     targets: ClassVar[Targets]  # what an objective learns from it
     class_names: ClassVar[tuple[str, ...]] = ()
+    batches_by_frames: ClassVar[bool] = False  # whether it can form batches of trainer.batch_seconds
     name: str
     sample_rate_hz: int
     split: str

@@ -31,14 +31,18 @@ class Variants:
     def __init__(
         self,
         count: PositiveInt,
-        vocal_tract: NonNegativeFloat,
-        formant_bend: NonNegativeFloat,
-        tempo: NonNegativeFloat,
+        vocal_tract: Proportion,
+        formant_bend: Proportion,
+        tempo: Proportion,
         noise_share: Proportion,
         snr_db: list[float],
         equalizer_db: NonNegativeFloat,
         crop_s: NonNegativeFloat,
     ) -> None:
+        if len(snr_db) != 2 or snr_db[0] > snr_db[1]:
+            raise ValueError(
+                f"augment.variants.snr_db={snr_db}: expected the lowest and the highest ratio, change augment.variants.snr_db"
+            )
         self.count = count
         self.vocal_tract, self.formant_bend, self.tempo = vocal_tract, formant_bend, tempo
         self.noise_share, self.snr_db, self.equalizer_db, self.crop_s = noise_share, snr_db, equalizer_db, crop_s

@@ -13,6 +13,7 @@ import torch
 
 from speech_exp.bounds import NonNegativeFloat, PositiveFloat, PositiveInt
 from speech_exp.features.extractor import BatchTransform, FeatureExtractor
+from speech_exp.features.mel_bank import mel_bank
 
 
 class LogMelTransform(BatchTransform):
@@ -73,21 +74,7 @@ class LogMel(FeatureExtractor):
         floor: PositiveFloat,
     ) -> None:
         super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
-        from torchaudio.functional import melscale_fbanks
-
-        nyquist_hz = sample_rate_hz / 2
-        top_hz = nyquist_hz if f_max_hz is None else f_max_hz
-        if not 0 <= f_min_hz < top_hz <= nyquist_hz:
-            raise ValueError(
-                f"features.extractor.f_min_hz={f_min_hz} and f_max_hz={f_max_hz}: expected 0 <= f_min_hz < f_max_hz <= "
-                f"{nyquist_hz:g}, half of the sample rate, change features.extractor.f_max_hz"
-            )
-        bank_KF = melscale_fbanks(n_fft // 2 + 1, f_min_hz, top_hz, n_mels, sample_rate_hz, mel_scale="slaney")
-        if empty := int((bank_KF == 0).all(0).sum()):
-            raise ValueError(
-                f"features.extractor.n_mels={n_mels} leaves {empty} bands between the bins of n_fft={n_fft}: "
-                f"lower features.extractor.n_mels or raise features.extractor.n_fft"
-            )
+        bank_KF = mel_bank(sample_rate_hz, n_fft, n_mels, f_min_hz, f_max_hz, "slaney")
         self.feature_names = [f"m{number}" for number in range(n_mels)]
         self.batch_transform: LogMelTransform = LogMelTransform(
             torch.hann_window(self.window), self.hop, n_fft, bank_KF, floor

@@ -12,6 +12,7 @@ import torch
 
 from speech_exp.bounds import AtLeast, NonNegativeFloat, Odd, PositiveFloat, PositiveInt
 from speech_exp.features.extractor import FeatureExtractor
+from speech_exp.features.mel_bank import mel_bank
 
 
 class TorchMfcc(FeatureExtractor):
@@ -99,10 +100,10 @@ class DynamicRangeMfcc(FeatureExtractor):
     ) -> None:
         super().__init__(sample_rate_hz, window_s, hop_s, n_fft)
         _check_coefficients(n_mfcc, n_mels)
-        from torchaudio.functional import create_dct, melscale_fbanks
+        from torchaudio.functional import create_dct
 
         self.feature_names = [f"c{number}" for number in range(n_mfcc)]
-        bank_KM = melscale_fbanks(n_fft // 2 + 1, f_min_hz, f_max_hz, n_mels, sample_rate_hz)
+        bank_KM = mel_bank(sample_rate_hz, n_fft, n_mels, f_min_hz, f_max_hz, "htk")
         self.bank_KM = (bank_KM / bank_KM.sum(0)).numpy()
         self.dct_MF = create_dct(n_mfcc, n_mels, "ortho").numpy()
         self.floor = 10 ** (-range_db / 10) / n_mels

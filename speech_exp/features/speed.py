@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -13,14 +12,21 @@ _Samples = TypeVar("_Samples", torch.Tensor, np.ndarray)
 _STEPS = 100  # speeds are multiples of 1 / _STEPS
 
 
-def check_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
-    """Return the speeds of `augment.speeds`, or 1.0 alone if there are none; ValueError for speeds that are not supported."""
-    for speed in speeds:
-        if not 0.5 <= speed <= 2 or abs(speed * _STEPS - round(speed * _STEPS)) > 1e-6:
-            raise ValueError(
-                f"augment.speeds={list(speeds)}: expected numbers from 0.5 to 2 with two digits behind the point, change augment.speeds"
-            )
-    return tuple(speeds) or (1.0,)
+def check_speeds(speeds: object) -> tuple[float, ...]:
+    """Return the speeds of `augment.speeds`, or 1.0 alone if there are none; ValueError for anything but supported speeds."""
+    listed = [] if speeds is None else speeds
+    if not isinstance(listed, list | tuple) or not all(map(_is_supported, listed)):
+        raise ValueError(
+            f"augment.speeds={speeds}: expected null or a list of numbers from 0.5 to 2 with at most two decimals, change "
+            f"augment.speeds"
+        )
+    return tuple(listed) or (1.0,)
+
+
+def _is_supported(speed: object) -> bool:
+    if isinstance(speed, bool) or not isinstance(speed, int | float):
+        return False
+    return 0.5 <= speed <= 2 and abs(speed * _STEPS - round(speed * _STEPS)) <= 1e-6
 
 
 def change_speed(waveform_BN: torch.Tensor, lengths_B: torch.Tensor, speed: float) -> tuple[torch.Tensor, torch.Tensor]:

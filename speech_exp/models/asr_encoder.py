@@ -6,13 +6,13 @@ Shape letters: B batch, T frames, F features, W width of the residual stream, H 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from speech_exp.bounds import PositiveInt, ProportionBelowOne
+from speech_exp.bounds import Between, PositiveInt, ProportionBelowOne
 from speech_exp.models.attention import AttentionPlan, SelfAttention, plan_attention
 from speech_exp.models.downsampling import ConvolutionState, Downsampling, Factor
 from speech_exp.models.encoder import Cell, Encoder
@@ -80,7 +80,7 @@ class AsrEncoder(Encoder):
         input_size: int,
         cell: Cell,
         bidirectional: bool,
-        num_layers: PositiveInt,
+        num_layers: Annotated[int, Between(1, 1000)],
         dropout: ProportionBelowOne,
         width: PositiveInt,
         downsampling: Factor,

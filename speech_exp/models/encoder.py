@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from speech_exp.bounds import AtLeast, NonNegativeInt, Odd, PositiveInt, ProportionBelowOne
+from speech_exp.bounds import AtLeast, Between, Odd, ProportionBelowOne
 from speech_exp.models.layer import Bidirectional, RecurrentLayer, State
 
 Cell = Callable[[int], RecurrentLayer]  # input size -> one layer of one direction
@@ -82,9 +82,9 @@ class CompactEncoder(Encoder):
         input_size: int,
         cell: Cell,
         bidirectional: bool,
-        num_layers: PositiveInt,
+        num_layers: Annotated[int, Between(1, 1000)],
         dropout: ProportionBelowOne,
-        front_channels: NonNegativeInt = 0,
+        front_channels: Annotated[int, Between(0, 10_000)] = 0,
         front_width: Annotated[int, Odd(), AtLeast(1)] = 5,
     ) -> None:
         super().__init__()

@@ -140,7 +140,7 @@ def _scheduler(
     optimizer: torch.optim.Optimizer, schedule: Schedule, lr: float, steps: int, warmup_share: float
 ) -> LRScheduler:
     if schedule == "onecycle":  # Smith & Topin 2019; Adam's momentum moves opposite to the learning rate
-        return OneCycleLR(optimizer, lr, total_steps=max(2, steps + 1), pct_start=warmup_share)
+        return OneCycleLR(optimizer, lr, total_steps=max(2, steps + 1), pct_start=float(warmup_share))
     if schedule == "constant":
         return ConstantLR(optimizer, factor=1.0)
     return LambdaLR(optimizer, partial(_cosine, steps=steps, warmup=max(1, round(warmup_share * steps))))

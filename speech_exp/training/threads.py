@@ -18,6 +18,13 @@ _DEFAULT_THREADS = torch.get_num_threads()  # follows OMP_NUM_THREADS and the co
 _MEASURED_S = 0.2
 
 
+def check_threads(threads: Threads) -> None:
+    """Refuse more threads than this machine has cores; a checkpoint from a larger machine may name them."""
+    cores = os.cpu_count() or 1
+    if not isinstance(threads, str) and threads > cores:
+        raise ValueError(f"trainer.threads={threads}: expected auto or at most {cores}, the cores of this machine")
+
+
 def use_threads(threads: Threads, parameters: int, recorded: int | None = None) -> None:
     """Set the number of CPU threads of this process for a model with this many parameters.
 

@@ -200,7 +200,7 @@ def test_predict_names_each_file_that_it_cannot_use_and_notes_what_means_nothing
         (["action=evaluate"], "set checkpoint="),
         (["action=predict", "audio=x"], "audio=x does not exist"),
         (["action=predict"], "set audio="),
-        (["action=compare"], "runs=None is not a folder"),
+        (["action=compare"], "action=compare has no run folders: set runs=FOLDER"),
         (["action=compare", "runs=/nowhere"], "runs=/nowhere is not a folder"),
     ],
 )

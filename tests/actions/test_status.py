@@ -190,7 +190,7 @@ def test_the_action_prints_it_and_writes_nothing(compose, make, tmp_path, capsys
 @pytest.mark.parametrize(
     ("runs", "error"),
     [
-        ("null", "is not a folder: expected the folder of a sweep, set runs"),
+        ("null", "action=status has no sweep: set runs=FOLDER"),
         ("{empty}", "set runs to the folder of a sweep"),
     ],
 )

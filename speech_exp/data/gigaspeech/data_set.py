@@ -60,6 +60,7 @@ class GigaSpeech(DataSet):
     max_dropped_share: Proportion
 
     targets = "text"
+    batches_by_frames = True
     split = "official"
     test_speaker = None
 

@@ -284,7 +284,7 @@ def test_speeds_are_checked():
     assert check_speeds([]) == (1.0,)
     assert check_speeds([0.9, 1.0]) == (0.9, 1.0)
     for wrong in ([0.1], [3.0], [0.955]):
-        with pytest.raises(ValueError, match=r"augment\.speeds=.*expected numbers from 0\.5 to 2"):
+        with pytest.raises(ValueError, match=r"augment\.speeds=.*expected null or a list of numbers from 0\.5 to 2"):
             check_speeds(wrong)
 
 
