@@ -37,15 +37,15 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     groups = {node.partition(".")[0] for node in REGISTERED}
     if unknown := sorted(read.keys() - groups - set(_PLAIN)):
         raise ValueError(f"{unknown[0]} is not a key of a model's config")
-    if lacking := sorted(groups - read.keys() - set(_MAY_LACK)):
-        raise ValueError(f"{lacking[0]} is missing")
+    if missing := sorted(groups - read.keys() - set(_MAY_LACK)):
+        raise ValueError(f"{missing[0]} is missing")
     for key, value in _numbers(read, ""):
         name = key.rpartition(".")[2]
         if not abs(value) <= _LARGEST.get(name, _LARGEST_NUMBER):
             raise ValueError(f"{key}={printable(value, 60)}: expected at most {_LARGEST.get(name, _LARGEST_NUMBER):,}")
     for group, fields in _TABLES.items():
         if not isinstance(read[group], dict) or read[group].keys() != fields:
-            raise ValueError(f"{group} has other keys than {', '.join(sorted(fields))}")
+            raise ValueError(f"{group} has keys other than {', '.join(sorted(fields))}")
     for node in REGISTERED:
         _check_node(node, read)
     return read
@@ -83,7 +83,7 @@ def _check_node(node: str, config: Mapping[str, Any]) -> None:
 
 def _check_plain(value: Any, key: str, depth: int) -> None:
     if depth > _DEEPEST:
-        raise ValueError(f"{key} lies deeper than {_DEEPEST} tables in each other")
+        raise ValueError(f"{key} is nested more than {_DEEPEST} tables deep")
     if isinstance(value, dict):
         for name, item in value.items():
             below = f"{key}.{printable(name, 60)}".lstrip(".")
@@ -115,20 +115,22 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def keys_taken(overrides: Iterable[str], action: str, own: Container[str], choices: Mapping[str, str]) -> set[str]:
+def keys_taken(
+    overrides: Iterable[str], action: str, action_keys: Container[str], choices: Mapping[str, str]
+) -> set[str]:
     """Return the keys of a trained model that the overrides typed on the command line replace.
 
-    Keys that belong to the action (`own`) are ignored, and so are `choices` that the model was already trained with. A key
+    Keys that belong to the action (`action_keys`) are ignored, and so are `choices` that the model was already trained with. A key
     that would make it a different experiment raises a ValueError.
     """
     taken = set()
     for override in overrides:
         key = key_of(override)
-        if key in own or choices.get(key) == override.partition("=")[2]:
+        if key in action_keys or choices.get(key) == override.partition("=")[2]:
             continue
         if not evaluation_may_set(key):
             raise ValueError(
-                f"{override} was typed, but action={action} takes it from the checkpoint: leave it out "
+                f"{override} cannot be set here, because action={action} takes it from the checkpoint: leave it out "
                 f"(only {', '.join(keys_of(Role.USE))} and what changes no result may be set)"
             )
         taken.add("decoder" if key.partition(".")[0] == "decoder" else key)

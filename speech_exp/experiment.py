@@ -124,7 +124,7 @@ class Experiment:
         objective: Objective = self._build_with("objective", decoder="decoder")
         if objective.targets != self.dataset.targets:
             raise ValueError(
-                f"objective={self.choices['objective']} learns {objective.targets}, dataset={self.choices['dataset']} gives "
+                f"objective={self.choices['objective']} needs {objective.targets}, but dataset={self.choices['dataset']} provides "
                 f"{self.dataset.targets}: change objective or dataset"
             )
         return objective
@@ -225,7 +225,7 @@ class Experiment:
         try:
             check_config(self.plain_config()["config"])
         except ValueError as error:
-            raise ValueError(f"{error}: no checkpoint could hold it, leave that key out or change it") from None
+            raise ValueError(f"{error}: a checkpoint could not store this key, leave it out or change it") from None
         for key in ("task.float_checkpoint", "kd.run"):
             if place := OmegaConf.select(self.config, key):
                 self._load_float_run(key, place, copy.deepcopy(self.network))

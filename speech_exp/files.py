@@ -119,7 +119,7 @@ class FileFacts:
         if not path.is_file():
             return f"{path.name} is missing"
         if (size_bytes := path.stat().st_size) != self.size_bytes:
-            return f"{path.name} has {size_bytes:,} bytes, {self.size_bytes:,} were written"
+            return f"{path.name} has {size_bytes:,} bytes, expected {self.size_bytes:,}"
         if self.sha256 is not None and _sha256(path) != self.sha256:
             return f"{path.name} was changed after it was written"
         return None
@@ -200,7 +200,7 @@ def plain(value: Any, where: str) -> Any:
         if not math.isfinite(value):
             raise ValueError(
                 f"{where} is {value}, expected a finite number: the run diverged (lower trainer.lr or set "
-                "trainer.precision=fp32), or write None for what is not known"
+                "trainer.precision=fp32), or write None for an unknown value"
             )
         return value
     if isinstance(value, Mapping):

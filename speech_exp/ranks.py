@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GONE = (
-    "another process that trains with this one is gone: what started them says how it ended, and the same command resumes "
+    "another process of this run has ended: the output of torchrun or SLURM says why, and the same command resumes "
     "from the last checkpoint"
 )
 _FAILURE = "failure"  # key of the first failure in the store that all ranks share
@@ -199,9 +199,9 @@ def _is_first_failure(store: dist.Store, error: BaseException) -> bool:
         text, failed = error.code.strip().splitlines()[-1].removeprefix("error: "), True
     else:
         text, failed = f"{type(error).__name__}: {error}", isinstance(error, Exception)
-    own = json.dumps([f"rank {rank()}: {text}", failed])
+    message = json.dumps([f"rank {rank()}: {text}", failed])
     try:
-        return store.compare_set(_FAILURE, "", own).decode() == own
+        return store.compare_set(_FAILURE, "", message).decode() == message
     except RuntimeError:  # the store is lost with the rank that hosted it
         return True
 

@@ -66,7 +66,7 @@ def registered_class(node: str, name: Any) -> type:
     known = REGISTERED.get(node, ())
     if name not in known:
         raise ValueError(
-            f"{node}._target_={printable(name, 100)}: expected {' or '.join(known) or 'no class there'}; a new class is added to "
+            f"{node}._target_={printable(name, 100)}: expected {' or '.join(known) or 'no _target_ here'}; a new class is added to "
             "speech_exp/registry.py"
         )
     module, _, attribute = name.rpartition(".")

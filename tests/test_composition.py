@@ -142,10 +142,10 @@ def test_expansion_counts_what_the_integer_layer_stores(compose, tmp_path, model
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["objective=ctc"], "objective=ctc learns text, dataset=fsdd gives classes"),
-        (["dataset=fsdd_strings", "objective=classification"], "learns classes, dataset=fsdd_strings gives text"),
+        (["objective=ctc"], "objective=ctc needs text, but dataset=fsdd provides classes"),
+        (["dataset=fsdd_strings", "objective=classification"], "needs classes, but dataset=fsdd_strings provides text"),
         (["decoder=beam"], "decoder=beam cannot be used with objective=classification"),
-        (["dataset=gigaspeech", "objective=classification"], "learns classes, dataset=gigaspeech gives text"),
+        (["dataset=gigaspeech", "objective=classification"], "needs classes, but dataset=gigaspeech provides text"),
         (["dataset=gigaspeech", "dataset.subset=xxl"], "dataset.subset=xxl: expected one of xs, s, m, l, xl"),
         (["dataset=gigaspeech", "objective.consistency=-1"], "consistency=-1: expected a number of at least 0"),
         (
@@ -164,7 +164,7 @@ def test_expansion_counts_what_the_integer_layer_stores(compose, tmp_path, model
         (["task=C", "task.scope=everything"], "expected one of all, rnn_only, recurrent_matrices"),
         (
             ["task=C", "c_approach=mixed_pot", "task.scope=all"],
-            "c_approach=mixed_pot is defined for recurrent_matrices",
+            "c_approach=mixed_pot is only defined for recurrent_matrices",
         ),
         (["task=C", "c_approach=inq", "task.every_n_steps=5"], "cannot be used with c_approach=inq"),
         (["task=C", "c_approach=ste", "task.every_n_steps=5"], "cannot be used with c_approach=ste"),
@@ -182,7 +182,7 @@ def test_expansion_counts_what_the_integer_layer_stores(compose, tmp_path, model
         (["task=B1", "task.budget_bytes=0"], "task.budget_bytes=0: expected an integer of at least 1"),
         (["task=B1", "task.budget_bytes=100"], "task.budget_bytes=100 cannot be met: with hidden size 1"),
         (["task=B1", "model.hidden_size=46"], "set model.hidden_size to at most 45"),
-        (["model.hidden_size=null"], "task A solves for no size"),
+        (["model.hidden_size=null"], "task A does not solve for the size"),
     ],
 )
 def test_combinations_without_meaning_are_reported_in_one_sentence(typed, tmp_path, overrides, expected):
@@ -279,7 +279,7 @@ def test_wrong_values_of_other_parts(typed, tmp_path, overrides, part, expected)
 
 def test_synthetic_voices_without_variants_are_refused_not_passed_over(compose, tmp_path):
     config = compose("dataset=digits_demo", "dataset.synthetic_voices=8", "augment=light", "trainer.device=cpu")
-    with pytest.raises(ValueError, match=r"synthetic_voices=8 join training only .*: set augment=strong"):
+    with pytest.raises(ValueError, match=r"synthetic_voices=8 are used only with an augmentation .*: set augment=strong"):
         _ = experiment(config, tmp_path).data
 
 

@@ -46,5 +46,5 @@ def test_anything_else_is_refused(name):
         ValueError, match=r"task\._target_=.*: expected speech_exp\.tasks\.unconstrained\.Unconstrained or "
     ):
         registered_class("task", name)
-    with pytest.raises(ValueError, match=r"expected no class there"):
+    with pytest.raises(ValueError, match=r"expected no _target_ here"):
         registered_class("task.inner", name)

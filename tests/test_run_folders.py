@@ -113,7 +113,7 @@ def test_the_record_contains_the_hashed_config_and_the_typed_overrides(finished)
 def test_another_config_in_the_folder_of_a_finished_run_changes_nothing_but_by_resume_false(command, finished, capsys):
     before = contents(finished)
     for typed in ("seed=1", "seed=1 resume=true", "trainer.lr=0.1"):
-        with pytest.raises(UserError, match=r"a different run|another config"):
+        with pytest.raises(UserError, match=r"a different run|a different config"):
             command(*SMALL, *typed.split(), "hydra.run.dir=run")
         assert contents(finished) == before
     command(*SMALL, "seed=1", "resume=false", "hydra.run.dir=run")

@@ -203,7 +203,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(start, tmp_path, whole, end):
             os.kill(rank, 0)
     assert read(run / "run.json")["status"] == status
     if status == "failed":
-        assert err.count("another process that trains with this one is gone") == 1
+        assert err.count("another process of this run has ended") == 1
     returned, _, err = finish(start(*LONG, "hydra.run.dir=run"))
     assert returned == 0, err
     metrics, predictions, weights = found(run)

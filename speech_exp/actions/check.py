@@ -34,9 +34,9 @@ class Check:
                 print(f"ok    {name:<14} {part(experiment)}")
             except Exception as error:  # one broken part must not keep the others from being checked
                 failed.append(name)
-                print(f"MEND  {name:<14} {error}")
+                print(f"FAIL  {name:<14} {error}")
         if failed:
-            raise ValueError(f"this installation needs mending: {', '.join(failed)} (see the lines above)")
+            raise ValueError(f"this installation needs repair: {', '.join(failed)} (see the lines above)")
 
 
 def _versions(_: Experiment) -> str:
@@ -75,7 +75,7 @@ def _audio(_: Experiment) -> str:
         samples, _rate = decode(content.getvalue(), kind)
         error = float(np.abs(samples[: len(tone), 0] - tone).max())
         if error > 0.1:  # even a lossy format reproduces a pure tone this closely
-            raise ValueError(f"{kind} files are read wrong (error {error:.2f}): reinstall soundfile")
+            raise ValueError(f"{kind} files are read incorrectly (error {error:.2f}): reinstall soundfile")
     return "WAV, FLAC, Ogg"
 
 

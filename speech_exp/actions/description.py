@@ -37,10 +37,10 @@ def sizes(experiment: Experiment) -> dict[str, str]:
         "model": experiment.choices["model"],
         "recurrent layer": experiment.size.reason or network.encoder.recurrent_layers[0].sizes_text(),
         "parameters": f"{parameters(network):,}",
-        "bytes a recurrent layer": ", ".join(f"{count:,}" for count in float_layer_bytes(network)) + " in float32",
+        "bytes per recurrent layer": ", ".join(f"{count:,}" for count in float_layer_bytes(network)) + " in float32",
         "bytes of the model": f"{float_bytes(network):,} in float32",
         "window": window_text(network, experiment.front_end.extractor.hop_s),
-        "utterances an epoch": f"{utterances:,} in batches of "
+        "utterances per epoch": f"{utterances:,} in batches of "
         + (
             f"{size.utterances}" if size.frames is None else f"{size.frames * experiment.front_end.extractor.hop_s:g} s"
         ),

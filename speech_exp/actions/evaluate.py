@@ -27,11 +27,11 @@ class Evaluate:
     def __call__(self, experiment: Experiment) -> None:
         content = load_deployable(self.checkpoint)
         original = experiment.from_checkpoint(content)
-        found = original.dataset.fingerprint
-        if found != content["data_fingerprint"]:
+        fingerprint = original.dataset.fingerprint
+        if fingerprint != content["data_fingerprint"]:
             raise ValueError(
-                f"checkpoint={self.checkpoint} was made from other data (fingerprint {content['data_fingerprint'][:12]}, "
-                f"found {found[:12]}): set dataset.root to the recordings it was trained on"
+                f"checkpoint={self.checkpoint} was trained on different data (fingerprint {content['data_fingerprint'][:12]}, "
+                f"this data set has {fingerprint[:12]}): set dataset.root to the recordings it was trained on"
             )
         assert original.deployed is not None
         use_threads(original.trainer.threads, parameters(original.network))
@@ -57,6 +57,6 @@ class Evaluate:
             write_predictions(csv, original.data.with_origins(evaluation.predictions, self.part))
         except OSError as error:
             raise ValueError(
-                f"{json} cannot be written ({error.strerror}): give a copy of the checkpoint in another folder, change checkpoint"
+                f"{json} cannot be written ({error.strerror}): copy the checkpoint to a writable folder and set checkpoint to the copy"
             ) from None
         print_table(facts | {"certificate": certificate.text(), "written": f"{json} and {csv.name}"})

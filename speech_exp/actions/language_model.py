@@ -27,7 +27,7 @@ class BuildLanguageModel:
         has_transcripts = experiment.objective.targets == "text"
         if self.text is None and not has_transcripts:
             raise ValueError(
-                f"dataset={experiment.choices['dataset']} gives {experiment.objective.targets}: expected transcripts, choose "
+                f"dataset={experiment.choices['dataset']} provides {experiment.objective.targets}: expected transcripts, choose "
                 f"another dataset, such as fsdd_strings, or set text=FILE"
             )
         sentences = transcripts(experiment, "train") if self.text is None else _lines(Path(self.text))
@@ -52,13 +52,13 @@ class BuildLanguageModel:
 
 def transcripts(experiment: Experiment, part: str) -> Iterator[str]:
     """Return the transcripts of a part of the data set in its order, without reading any audio."""
-    found = experiment.data.survey(part)
-    return map(found.text, range(len(found)))
+    perplexity = experiment.data.survey(part)
+    return map(perplexity.text, range(len(perplexity)))
 
 
 def _perplexity(model: LanguageModel, experiment: Experiment) -> str:
-    found = model.perplexity(transcripts(experiment, "validation"))
-    return f"{found.value:.2f} on {found.words:,} words of the validation transcripts, {found.unknown:,} unknown"
+    perplexity = model.perplexity(transcripts(experiment, "validation"))
+    return f"{perplexity.value:.2f} on {perplexity.words:,} words of the validation transcripts, {perplexity.unknown:,} unknown"
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -24,4 +24,4 @@ def save_packed(deployment: Deployment, untrained: Network, deployed: nn.Module,
     except ValueError as error:
         raise CertificateError(str(error)) from None
     if changed := packed.differing(deployed.state_dict(), found, parts):
-        raise CertificateError(f"{path} does not give the deployed model again: {', '.join(changed)} differ")
+        raise CertificateError(f"{path} does not reproduce the deployed model: {', '.join(changed)} differ")

@@ -43,7 +43,7 @@ class Predict:
             print(escaped(str(path)), *prediction.cells(), prediction.note, sep="\t", flush=True)
         if bad:
             raise ValueError(
-                f"{bad:,} of {len(paths):,} files of audio={self.audio} were not predicted, for the reasons above: replace or remove them"
+                f"{bad:,} of {len(paths):,} files of audio={self.audio} were not predicted for the reasons above: replace or remove them"
             )
 
     def _paths(self) -> list[Path]:

@@ -19,8 +19,8 @@ class Prepare:
                 "content": dataset.summary,
                 "parts": ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items()),
                 "dropped": "; ".join(f"{item.id}: {item.reason}" for item in data.dropped[:_SHOWN]) or "none",
-                "dropped in all": f"{sum(1 for _ in data.every_dropped()):,}",
+                "dropped in total": f"{sum(1 for _ in data.every_dropped()):,}",
                 "SHA-256": dataset.fingerprint,
-                "kept in": str(data.folder or "memory alone, made for each run"),
+                "kept in": str(data.folder or "memory only, computed anew in each run"),
             }
         )

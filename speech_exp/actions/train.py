@@ -85,7 +85,7 @@ def _train(experiment: Experiment, files: StateFiles, loggers: list[RunLogger], 
         resumes=files.start is not None,
     )
     with running, ExitStack() as opened:
-        _tell(record, introduction(experiment))
+        _print_and_log(record, introduction(experiment))
         _note_data(experiment, record)
         teacher = experiment.prepare_training()
         for logger in loggers:  # after the teacher's training, which has its own loggers
@@ -114,11 +114,11 @@ def _conclude(
     draw(experiment, outcome)
     for logger in loggers:
         logger.figures(experiment.folder / "figures")
-    _tell(record, summary(experiment, outcome, results))
+    _print_and_log(record, summary(experiment, outcome, results))
     return validation.metrics[experiment.objective.primary]
 
 
-def _tell(record: RunRecord, facts: dict[str, str]) -> None:
+def _print_and_log(record: RunRecord, facts: dict[str, str]) -> None:
     """Print a table, and write it to run.log."""
     print_table(facts)
     record.log(table_lines(facts))

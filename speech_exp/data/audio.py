@@ -130,7 +130,7 @@ def check_samples(samples: np.ndarray) -> None:
         raise AudioError("contains samples that are NaN or infinite")
     if (loudest := np.abs(samples).max(initial=0)) > _MOST_LEVEL:
         raise AudioError(
-            f"reaches {loudest:g}, which no microphone gives (expected at most {_MOST_LEVEL:g}, 1 is full scale)"
+            f"reaches {loudest:g}, beyond the range of any microphone (expected at most {_MOST_LEVEL:g}, 1 is full scale)"
         )
 
 
@@ -151,7 +151,9 @@ def _blocks(file: BinaryIO, size_bytes: int, averaged: bool) -> tuple[np.ndarray
                 parts.append(block.mean(axis=1, keepdims=True) if averaged else block)
                 found += len(block)
                 if found > most:
-                    raise AudioError(f"lasts longer than {most / rate_hz:,.0f} s, the most that is read: cut it")
+                    raise AudioError(
+                        f"lasts longer than {most / rate_hz:,.0f} s, the longest that can be read: shorten it"
+                    )
             stated = sound.frames
     except soundfile.LibsndfileError as error:
         raise AudioError(f"is not readable as audio ({error.error_string})") from None

@@ -114,8 +114,8 @@ def _synthetic(voice_count: int, variants: int, sample_rate_hz: int) -> _Source:
     speakers = voice_count // variants
     if not speakers:
         raise ValueError(
-            f"dataset.synthetic_voices={voice_count} are fewer than augment.variants.count={variants}, "
-            f"and each variant takes other voices: raise dataset.synthetic_voices or set it to 0"
+            f"dataset.synthetic_voices={voice_count} is less than augment.variants.count={variants}, "
+            f"but each variant needs different voices: raise dataset.synthetic_voices or set it to 0"
         )
     voices = SyntheticVoices(speakers * variants)
     digits = [(speaker, digit) for speaker in range(speakers) for digit in range(10)]

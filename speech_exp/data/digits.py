@@ -108,7 +108,7 @@ class Digits(DataSet):
     @property
     def summary(self) -> str:
         recordings = self.recorded.recordings
-        return f"{len(recordings):,} recordings of {len({one.speaker for one in recordings})} speakers"
+        return f"{len(recordings):,} recordings of {len({recording.speaker for recording in recordings})} speakers"
 
     @property
     def utterances_per_epoch(self) -> int:
@@ -122,14 +122,14 @@ class Digits(DataSet):
     def check(self, front_end: FrontEnd, request: DataRequest) -> None:
         if request.trains and self.synthetic_voices and not front_end.variants:
             raise ValueError(
-                f"dataset.synthetic_voices={self.synthetic_voices} join training only where the augmentation makes variants, and "
-                f"it makes none: set augment=strong or dataset.synthetic_voices=0"
+                f"dataset.synthetic_voices={self.synthetic_voices} are used only with an augmentation that makes variants, and "
+                f"this one makes none: set augment=strong or dataset.synthetic_voices=0"
             )
         if request.trains and self.synthetic_voices:
             espeak_paths()  # raises if the synthesiser is missing
         if front_end.speeds != (1.0,):
             raise ValueError(
-                f"augment.speeds={list(front_end.speeds)} change waveforms in the batch, dataset={self.name} keeps features: set "
+                f"augment.speeds={list(front_end.speeds)} change waveforms, but dataset={self.name} caches features: set "
                 f"augment=strong, whose variants have other tempos, or augment.speeds=null"
             )
 

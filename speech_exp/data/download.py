@@ -48,7 +48,7 @@ class Archive:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(str(root) + ".lock"):
             if target.is_dir():
-                self._verify(target, f"{target} was found but")
+                self._verify(target, f"{target} exists, but")
                 return root
             archive = root / "archive.zip.part"
             self._download(archive)
@@ -91,7 +91,7 @@ class Archive:
                         file.write(block)
                         bar.advance(len(block))
             if total and part.stat().st_size != total:
-                raise ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+                raise ConnectionError(f"{part.stat().st_size} of {total} bytes were received")
         except urllib.error.HTTPError as error:
             if error.code != 416:  # 416: the part file was complete already
                 raise self._unreachable(error) from None
@@ -100,7 +100,7 @@ class Archive:
 
     def _unreachable(self, error: Exception) -> ValueError:
         return ValueError(
-            f"{self.url} could not be downloaded ({error}): run action=prepare again to go on where it stopped, "
+            f"{self.url} could not be downloaded ({error}): run action=prepare again to resume the download, "
             f"or put the recordings in place by hand and set dataset.root"
         )
 
@@ -119,7 +119,7 @@ def _unpack(archive: Path, folder: str, target: Path) -> None:
             size = sum(member.file_size for member in members)
             if size > LARGEST_RATIO * archive.stat().st_size:
                 raise ValueError(
-                    f"{archive} would unpack to {size:,} bytes, more than {LARGEST_RATIO} times its own size, and is "
+                    f"{archive} would unpack to {size:,} bytes, more than {LARGEST_RATIO} times its size, and has been "
                     f"removed: change dataset.download.url"
                 )
             for member in members:
@@ -127,7 +127,9 @@ def _unpack(archive: Path, folder: str, target: Path) -> None:
                 with content.open(member) as source, (target / name).open("wb") as file:
                     shutil.copyfileobj(source, file)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError):  # RuntimeError: e.g. encrypted
-        raise ValueError(f"{archive} was no sound zip archive and is removed: run action=prepare again") from None
+        raise ValueError(
+            f"{archive} was not a valid zip archive and has been removed: run action=prepare again"
+        ) from None
 
 
 def _is_file_of(member: zipfile.ZipInfo, folder: str) -> bool:

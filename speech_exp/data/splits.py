@@ -18,7 +18,7 @@ def split_official(recordings: Sequence[Recording], ranges: Mapping[str, Sequenc
         if max(ranges[first][0], ranges[second][0]) <= min(ranges[first][1], ranges[second][1]):
             raise ValueError(
                 f"dataset.index_ranges {first}={list(ranges[first])} and {second}={list(ranges[second])} overlap: "
-                f"a recording may be in one part only, change dataset.index_ranges.{second}"
+                f"a recording may be in only one part, change dataset.index_ranges.{second}"
             )
     return {
         name: [recording for recording in recordings if ranges[name][0] <= recording.index <= ranges[name][1]]

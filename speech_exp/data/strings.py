@@ -25,8 +25,8 @@ class DigitStrings(Digits):
         super().__post_init__()
         if self.synthetic_voices:
             raise ValueError(
-                f"dataset.synthetic_voices={self.synthetic_voices} cannot be used with dataset={self.name}, whose strings are of "
-                f"recorded voices: leave it out"
+                f"dataset.synthetic_voices={self.synthetic_voices} cannot be used with dataset={self.name}, whose strings use "
+                f"only recorded voices: leave it out"
             )
 
     @property
@@ -41,11 +41,13 @@ class DigitStrings(Digits):
     def check(self, front_end: FrontEnd, request: DataRequest) -> None:
         if front_end.extractor.batch_transform is None:
             raise ValueError(
-                f"strings of digits need features that are computed in the batch, got those of "
-                f"{type(front_end.extractor).__name__}: set features=logmel40"
+                f"connected digits need features that can be computed per batch, which those of "
+                f"{type(front_end.extractor).__name__} cannot: set features=logmel40"
             )
         if front_end.variants:
-            raise ValueError("strings of digits are new in each epoch and take no variants: set augment=light or none")
+            raise ValueError(
+                "connected digits are drawn anew in each epoch and cannot use variants: set augment=light or none"
+            )
 
     def prepare(self, front_end: FrontEnd, request: DataRequest) -> PreparedData:
         self.check(front_end, request)

@@ -91,7 +91,7 @@ class FeatureExtractor(ABC):
         loudest = np.abs(waveform_N).max(initial=0)
         if not loudest <= _MAX_LEVEL:  # written this way to reject NaN too
             raise ValueError(
-                f"the waveform reaches {loudest:g}, which no microphone gives: expected at most {_MAX_LEVEL:g}, "
+                f"the waveform reaches {loudest:g}, beyond the range of any microphone: expected at most {_MAX_LEVEL:g}, "
                 f"where 1 is full scale, replace or remove the recording"
             )
 

@@ -75,7 +75,7 @@ class Normalizer:
         for name in ("mean_F", "std_F"):
             found = statistics.get(name)
             if found is None or found.shape != (num_features,) or found.dtype != torch.float32:
-                raise ValueError(f"{name} is not {num_features} float32 numbers, one a feature")
+                raise ValueError(f"{name} is not {num_features} float32 numbers, one per feature")
         if not (statistics["std_F"] > 0).all():
             raise ValueError("std_F contains a deviation that is not above 0")
         self.mean_F, self.std_F = statistics["mean_F"], statistics["std_F"]

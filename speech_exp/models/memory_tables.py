@@ -151,7 +151,7 @@ class MemoryTables:
             frames *= 2
             if frames > LONGEST_RESPONSE or not self.power(frames).abs().max() < UNBOUNDED:
                 raise ValueError(
-                    f"an impulse response of the memory does not die out within {LONGEST_RESPONSE} frames, as compiled "
+                    f"an impulse response of the memory does not decay within {LONGEST_RESPONSE} frames, as compiled "
                     "training needs: set trainer.compile=false or lower model.theta"
                 )
         return self._response(taps)[:taps].flip(0)

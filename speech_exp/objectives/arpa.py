@@ -33,14 +33,14 @@ def read_words(path: Path) -> list[str]:
                 break
             found += 1
             if found > count:
-                raise lines.error(f"lists more n-grams of order {order} than the {count:,} that it counts")
+                raise lines.error(f"lists more n-grams of order {order} than its header states ({count:,})")
             gram = pattern.fullmatch(line)
             if gram is None:
                 raise lines.error(f"is {line:.40}, expected a log10 probability of at most 0 and {order} words")
             if order == 1:
                 words.append(gram[1])
         if found < count:
-            raise lines.error(f"lists {found:,} of the {count:,} n-grams of order {order} that it counts")
+            raise lines.error(f"lists {found:,} of the {count:,} n-grams of order {order} that its header states")
     lines.expect("\\end\\")
     if len(set(words)) < len(words) or not {BEGIN, END} <= set(words):
         raise lines.error(f"must list each word once, {BEGIN} and {END} among them")
@@ -65,7 +65,7 @@ class _Lines:
         with self.path.open("rb") as file:
             if file.read(len(_BINARY)) == _BINARY:
                 raise self.error(
-                    "is a binary of KenLM, which cannot be checked before it is loaded: give the ARPA text it was made of"
+                    "is a KenLM binary, which cannot be checked before loading: use the ARPA file that it was built from"
                 )
             file.seek(0)
             while line := file.readline(_LONGEST_LINE):
@@ -81,7 +81,7 @@ class _Lines:
 
     def expect(self, wanted: str) -> None:
         if (found := next(self, "the end of the file")) != wanted:
-            raise self.error(f"is {found:.40}, expected {wanted}: not a language model in ARPA text that is whole")
+            raise self.error(f"is {found:.40}, expected {wanted}: not a complete language model in ARPA format")
 
     def error(self, what: str) -> ValueError:
         place = f"line {self.number:,} " if self.number else ""

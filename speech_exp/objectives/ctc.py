@@ -129,7 +129,7 @@ class Ctc(Objective):
 
         Raises a ValueError that names the utterances with too few frames for their transcripts.
         """
-        assert batch.target_lengths_B is not None, "CTC batches carry the lengths of their transcripts"
+        assert batch.target_lengths_B is not None, "CTC batches must contain the lengths of their transcripts"
         missing = _frames_missing(output, batch)
         if (missing > 0).any():
             lengths, named = output.lengths_B.tolist(), (missing > 0).nonzero().flatten().tolist()
@@ -137,7 +137,7 @@ class Ctc(Objective):
                 f"{batch.ids[n]} ({lengths[n]} frames, {lengths[n] + missing[n]} needed)" for n in named[:5]
             )
             raise ValueError(
-                f"transcripts with more characters than their frames can carry (one frame a character and one more between "
+                f"transcripts with too many characters for their frames (one frame per character and one more between "
                 f"two equal ones): {shown}{', ...' if len(named) > 5 else ''}: drop these utterances or lower the "
                 f"encoder's downsampling"
             )
@@ -170,7 +170,7 @@ class Ctc(Objective):
     def outcome(self, output: Any, batch: Batch) -> tuple[float, int, list[dict[str, Any]]]:
         """Return the sum of the losses, the number of characters in it, and the predictions."""
         output = CtcOutput(*output)
-        assert batch.target_lengths_B is not None, "CTC batches carry the lengths of their transcripts"
+        assert batch.target_lengths_B is not None, "CTC batches must contain the lengths of their transcripts"
         carried_B = _frames_missing(output, batch) <= 0
         loss_sum = _losses(output, batch).double()[carried_B].sum().item()
         transcripts = batch.targets.cpu().split(batch.target_lengths_B.tolist())

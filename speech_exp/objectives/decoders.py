@@ -132,11 +132,11 @@ class Beam(Decoder):
         log_probabilities_BTV = logits_BTV.float().log_softmax(-1).cpu()
         vocabulary = logits_BTV.shape[-1]
         if vocabulary not in self._decoders:
-            make = self._of_characters if self._words is None else self._of_words
+            make = self._character_decoder if self._words is None else self._word_decoder
             self._decoders[vocabulary] = make(vocabulary)
         path_of = self._decoders[vocabulary]
         lengths = lengths_B.tolist()
-        return [path_of(one_TV[:length]) for one_TV, length in zip(log_probabilities_BTV, lengths, strict=True)]
+        return [path_of(first_TV[:length]) for first_TV, length in zip(log_probabilities_BTV, lengths, strict=True)]
 
     def _read_words(self) -> list[str] | None:
         """Return the words to decode, or None if the search uses no lexicon."""
@@ -159,7 +159,7 @@ class Beam(Decoder):
             )
         return spelled
 
-    def _of_characters(self, vocabulary: int) -> Callable[[torch.Tensor], list[int]]:
+    def _character_decoder(self, vocabulary: int) -> Callable[[torch.Tensor], list[int]]:
         text = self._flashlight
         options = text.LexiconFreeDecoderOptions(
             beam_size=self.beam,
@@ -181,7 +181,7 @@ class Beam(Decoder):
 
         return path
 
-    def _of_words(self, vocabulary: int) -> Callable[[torch.Tensor], list[int]]:
+    def _word_decoder(self, vocabulary: int) -> Callable[[torch.Tensor], list[int]]:
         text, words = self._flashlight, self._words
         assert self.lm is not None
         assert words is not None

@@ -89,9 +89,9 @@ def estimate(sentences: Iterable[str], order: Order) -> LanguageModel:
     """
     counts = _adjusted_counts(sentences, order)
     if not counts[0]:
-        raise ValueError("the text of the language model contains no word: expected one sentence a line, change text")
+        raise ValueError("the text of the language model contains no word: expected one sentence per line, change text")
     if not counts[-1]:
-        raise ValueError(f"order={order}: no sentence has the {order - 2} words that it takes, lower order")
+        raise ValueError(f"order={order}: no sentence has the {order - 2} words that this order needs, lower order")
     uniform = 1 / (len(counts[0]) + 1)  # plus `<unk>`, which was not counted
     log10: list[dict[Gram, float]] = []
     backoff: dict[Gram, float] = {}

@@ -53,7 +53,7 @@ class PowerCode(LevelCode):
     def read_table(self, source: Source) -> np.ndarray:
         low, count = _POWERS.unpack(source.take(_POWERS.size))
         if count and not SMALLEST_EXPONENT <= low <= low + count - 1 <= LARGEST_EXPONENT:
-            raise ValueError("its exponents are not those of float32")
+            raise ValueError("its exponents are outside float32's range")
         return _powers(low, count)
 
 
@@ -76,7 +76,7 @@ class Apot2Code(LevelCode):
         second = np.sign(d) * np.ldexp(np.ones(count), -np.abs(d))
         levels = np.ldexp(1 + second, k).astype(np.float32)
         if not (np.isfinite(levels).all() and (np.diff(levels, prepend=0) > 0).all()):
-            raise ValueError("its levels do not ascend")
+            raise ValueError("its levels are not in ascending order")
         return levels
 
 
@@ -109,7 +109,7 @@ class RowCode(PowerCode):
             (sum(vector.numel() for vector in vectors), word_bits(2 * len(levels) + 1)),
         )
         if (signs > 2).any():
-            raise ValueError("it has code words without a sign")
+            raise ValueError("it contains code words with no sign")
         level = np.repeat(rows, [matrix[0].numel() for matrix in matrices for _ in matrix])
         as_words = np.where(signs == 0, 0, 2 * level + signs)  # the words of LevelCode
         found_matrices = iter(_split(_values(as_words, levels), matrices))
@@ -157,7 +157,7 @@ def _words(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def _values(words: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Return the weights (float32) of code words."""
     if (words > 2 * len(levels)).any():
-        raise ValueError("it has code words without a level")
+        raise ValueError("it contains code words with no level")
     table = np.zeros(2 * len(levels) + 1, np.float32)
     table[1::2], table[2::2] = levels, -levels
     return table[words]

@@ -51,7 +51,7 @@ def apot2_levels(grid: Grid) -> list[float]:
     if grid.k_max - grid.k_min > LARGEST_SPAN_OF_TWO_TERMS:
         raise ValueError(
             f"task.k_min={grid.k_min}, task.k_max={grid.k_max} with c_approach=apot2: expected k_max - k_min of at most "
-            f"{LARGEST_SPAN_OF_TWO_TERMS}, float32 does not hold sums of powers further apart; change task.k_min or task.k_max"
+            f"{LARGEST_SPAN_OF_TWO_TERMS}, float32 cannot represent sums of powers further apart; change task.k_min or task.k_max"
         )
     powers = power_levels(grid)
     pairs = list(itertools.combinations(powers[1:], 2))
@@ -200,7 +200,7 @@ def _signed(magnitude: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _check_finite_floats(weight: torch.Tensor) -> None:
     if weight.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"weights of {weight.dtype} came to a projection: expected float32 or float64")
+        raise ValueError(f"weights of {weight.dtype} cannot be projected: expected float32 or float64")
     finite = torch.isfinite(weight)
     if not finite.all():
         raise ValueError(

@@ -63,7 +63,7 @@ class IntegerInference(Task):
     ) -> None:
         if distillation and not qat_epochs:
             raise ValueError(
-                "kd=teacher needs epochs in which the integer network learns, got task.qat_epochs=0: set task.qat_epochs, "
+                "kd=teacher needs quantisation-aware epochs, got task.qat_epochs=0: set task.qat_epochs, "
                 "or leave kd out"
             )
         self.sizing = LargestWithin(budget_bytes, integer_storage if expand_to_budget else convertible_storage)

@@ -134,12 +134,12 @@ def read(path: Path, model: nn.Module, parts: Sequence[Part]) -> dict[str, torch
         if not path.is_file():
             raise ValueError("it is not a file")
         if path.stat().st_size > largest + _LARGEST_TABLE * len(parts):
-            raise ValueError(f"it has {path.stat().st_size} bytes, more than such a model can have")
+            raise ValueError(f"it has {path.stat().st_size} bytes, more than this model can have")
         found = _unpacked(path.read_bytes(), state, parts)
     except OSError as error:
         raise ValueError(f"{path} could not be read ({error.strerror}): give a packed model of this run") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not a whole packed model of this config: {error}") from None
+        raise ValueError(f"{path} is not a complete packed model of this config: {error}") from None
     return {name: found.get(name, torch.zeros_like(value, device="cpu")) for name, value in state.items()}
 
 
@@ -151,7 +151,7 @@ def _unpacked(content: bytes, state: Mapping[str, torch.Tensor], parts: Sequence
     body = source.take(count)
     source.end()
     if zlib.crc32(body) != checksum:
-        raise ValueError("its checksum does not fit")
+        raise ValueError("its checksum does not match")
     source = Source(body)
     found: dict[str, torch.Tensor] = {}
     for part in parts:

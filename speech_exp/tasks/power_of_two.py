@@ -69,17 +69,17 @@ class PowerOfTwo(Task):
     ) -> None:
         if every_n_steps is not None and not approach.takes_every_n_steps:
             raise ValueError(
-                f"task.every_n_steps={every_n_steps} cannot be used with c_approach={approach.name}, which acts on a "
-                "schedule of its own: leave task.every_n_steps out"
+                f"task.every_n_steps={every_n_steps} cannot be used with c_approach={approach.name}, which has a "
+                "fixed schedule: leave task.every_n_steps out"
             )
         if approach.scope is not None and scope not in (None, approach.scope):
             raise ValueError(
-                f"task.scope={scope}, but c_approach={approach.name} is defined for {approach.scope} alone: leave task.scope out"
+                f"task.scope={scope}, but c_approach={approach.name} is only defined for {approach.scope}: leave task.scope out"
             )
         second_phase = {"task.start_epoch": start_epoch, "task.every_n_steps": every_n_steps, "kd": distillation}
         if not fine_tune and (useless := [key for key, value in second_phase.items() if value is not None]):
             raise ValueError(
-                f"{useless[0]} cannot be used with task.fine_tune=false, which trains in float alone: leave {useless[0]} out"
+                f"{useless[0]} cannot be used with task.fine_tune=false, which trains only in float: leave {useless[0]} out"
             )
         self.sizing = LargestWithin(budget_bytes)
         self.deployment = PowerOfTwoDeployment(

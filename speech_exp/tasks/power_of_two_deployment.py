@@ -122,7 +122,7 @@ class PowerOfTwoDeployment(BudgetDeployment):
                     continue
                 if self.scope == "all" and not isinstance(module, _NORMALIZATION):
                     raise CertificateError(
-                        f"{name} is in float32, but task.scope=all exempts normalisation layers alone"
+                        f"{name} is in float32, but task.scope=all exempts only normalisation layers"
                     )
                 exempt[name] = "float32, " + ("normalisation" if self.scope == "all" else f"outside {self.scope}")
         for name, memory in state_space.memories(network):

@@ -54,7 +54,9 @@ class AsRequested(Sizing):
 
     def choose(self, layers_of: LayersOf, requested: int | None) -> Size:
         if requested is None:
-            raise ValueError("model.hidden_size=null: task A solves for no size, set model.hidden_size to a number")
+            raise ValueError(
+                "model.hidden_size=null: task A does not solve for the size, set model.hidden_size to a number"
+            )
         return Size(requested)
 
 
@@ -88,7 +90,7 @@ class LargestWithin(Sizing):
             )
         if requested is not None and fits(requested):
             storage, layer = largest(requested)
-            return Size(requested, f"{layer.sizes_text()} as asked for: {storage} of {self.budget_bytes:,}")
+            return Size(requested, f"{layer.sizes_text()} as requested: {storage} of {self.budget_bytes:,}")
         above = 2
         while fits(above):
             above *= 2
@@ -104,6 +106,6 @@ class LargestWithin(Sizing):
         storage, layer = largest(best)
         return Size(
             best,
-            f"{layer.sizes_text()}: the largest within {self.budget_bytes:,} bytes a recurrent layer, {storage}; "
+            f"{layer.sizes_text()}: the largest within {self.budget_bytes:,} bytes per recurrent layer, {storage}; "
             f"hidden size {best + 1} would take {largest(best + 1)[0].bytes:,}",
         )

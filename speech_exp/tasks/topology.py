@@ -23,12 +23,10 @@ def difference(deployed: nn.Module, blank: nn.Module) -> str | None:
             return f"{name or 'the model'} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
     for name, memory in blank.named_modules():
         if isinstance(memory, LinearMemory | IntegerLMU):
-            own = dict(deployed.get_submodule(name).named_buffers(recurse=False))
+            buffers = dict(deployed.get_submodule(name).named_buffers(recurse=False))
             for key, constant in memory.named_buffers(recurse=False):
-                if not torch.equal(own[key].cpu(), constant.cpu()):
-                    return (
-                        f"{name}.{key} is not that of the zero-order hold of its order and theta, as the task stores it"
-                    )
+                if not torch.equal(buffers[key].cpu(), constant.cpu()):
+                    return f"{name}.{key} is not the zero-order hold of its order and theta as stored by the task"
     return None
 
 

@@ -45,7 +45,7 @@ def load_deployable(path: str | None, key: str = "checkpoint") -> dict[str, Any]
     try:
         content = load(Path(path), FORMAT)
     except ValueError as error:
-        raise ValueError(f"{key}={error}: give a file that ends in _best.pt, change {key}") from None
+        raise ValueError(f"{key}={error}: use a file whose name ends in _best.pt, change {key}") from None
     if content.pop("digest", None) != _digest(content):
         raise ValueError(f"{key}={path} was changed after it was saved (its digest does not match): change {key}")
     for part, fits in _PARTS.items():

@@ -76,6 +76,6 @@ def refuse_batch_normalization(network: nn.Module) -> None:
     """Refuse a network that normalises over the batch if there are several ranks, because each sees only its share."""
     if ranks.world_size() > 1 and any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
         raise ValueError(
-            f"encoder.front_channels normalises over the batch, of which each of {ranks.world_size()} processes sees a part: set "
+            f"encoder.front_channels normalises over the batch, but each of {ranks.world_size()} processes sees only a part of it: set "
             f"encoder.front_channels=0, or start one process"
         )

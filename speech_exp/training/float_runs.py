@@ -30,20 +30,20 @@ def load_float_run(key: str, place: str, config: Mapping[str, Any], fingerprint:
         raise ValueError(
             f"{key}={place} is a run of task {task}: expected one of {', '.join(FLOAT_TASKS)}, change {key}"
         )
-    own, other = flat(config), flat(content["config"])
+    current, trained = flat(config), flat(content["config"])
     # These are null if the task solves for them; the shapes are compared below.
     free = {f"model.{size}" for size in network.encoder.recurrent_layers[0].sizes()}
-    if own.get("dataset.split") != "random":
+    if current.get("dataset.split") != "random":
         free.add("dataset.split_seed")
-    for at in sorted((own.keys() | other.keys()) - free):
-        if float_run_shares(at) and own.get(at) != other.get(at):
+    for at in sorted((current.keys() | trained.keys()) - free):
+        if float_run_shares(at) and current.get(at) != trained.get(at):
             raise ValueError(
-                f"{key}={place} was trained with {at}={other.get(at)}, this run has {own.get(at)}: they must agree, change "
+                f"{key}={place} was trained with {at}={trained.get(at)}, this run has {current.get(at)}: they must agree, change "
                 f"{key} or {at}"
             )
     if content["data_fingerprint"] != fingerprint:
         raise ValueError(
-            f"{key}={place} was trained on other recordings (fingerprint {content['data_fingerprint'][:12]}, this run's are "
+            f"{key}={place} was trained on different recordings (fingerprint {content['data_fingerprint'][:12]}, this run's are "
             f"{fingerprint[:12]}): change {key} or dataset.root"
         )
     shapes = {at: tuple(tensor.shape) for at, tensor in network.state_dict().items()}

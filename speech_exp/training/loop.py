@@ -164,9 +164,9 @@ class TrainingLoop:
         """Yield the batches, measure the time spent waiting for them, and report a stalled step."""
         while True:
             self.watchdog.step()
-            asked_s = time.perf_counter()
+            requested_s = time.perf_counter()
             batch = next(batches, None)
-            self.state.wait_s += time.perf_counter() - asked_s
+            self.state.wait_s += time.perf_counter() - requested_s
             if batch is None:
                 self.watchdog.pause()
                 return
@@ -183,8 +183,8 @@ class TrainingLoop:
         sums = [sum(weights), len(batch.ids), self._save_is_due(), self.signals.received is not None]
         weight, utterances, save, stop = ranks.all_reduce_values(sums, self.trainer.runtime.device)
         parts = [
-            (self.augment(part.repeated(objective.views)), own / weight)
-            for part, own in zip(split, weights, strict=True)
+            (self.augment(part.repeated(objective.views)), part_weight / weight)
+            for part, part_weight in zip(split, weights, strict=True)
         ]
         loss = 0.0
         if weight:  # otherwise the whole batch was bad audio

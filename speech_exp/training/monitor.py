@@ -126,4 +126,4 @@ class Watchdog:
             if time.monotonic() > self._due_s:
                 self._due_s = math.inf
                 where = f"process {os.getpid()} on {socket.gethostname()}"
-                print(f"rank {ranks.rank()} ({where}) stalls, as shown above", file=sys.stderr, flush=True)
+                print(f"rank {ranks.rank()} ({where}) stalled, as shown above", file=sys.stderr, flush=True)

@@ -86,7 +86,7 @@ class Optimization:
                     with ranks.exchange():
                         self.scaler.scale(loss).backward()
                 loss_sum += loss.detach()
-        own = loss_sum.clone()
+        local_loss = loss_sum.clone()
         ranks.all_reduce_(loss_sum)
         self.scaler.unscale_(self.optimizer)
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
@@ -94,10 +94,11 @@ class Optimization:
         value, norm = torch.stack([loss_sum, self.gradient_norm.to(loss_sum.dtype)]).tolist()
         if not math.isfinite(value):
             self._refuse(
-                f"loss became {value}", [] if own.isfinite() else [one for part, _ in parts for one in part.ids]
+                f"loss became {value}",
+                [] if local_loss.isfinite() else [name for part, _ in parts for name in part.ids],
             )
         if not math.isfinite(norm) and not self._overflowed():
-            self._refuse(f"gradient became {norm}", [one for part, _ in parts for one in part.ids])
+            self._refuse(f"gradient became {norm}", [name for part, _ in parts for name in part.ids])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()

@@ -73,7 +73,7 @@ class _Copy:
 
     def of(self, value: Any, name: str, depth: int) -> Any:
         if depth > DEEPEST:
-            raise ContentError(f"its values lie deeper than {DEEPEST} tables in each other")
+            raise ContentError(f"its values are nested more than {DEEPEST} tables deep")
         if isinstance(value, torch.Tensor):
             return self._tensor(value, name)
         self._spend(len(value) if isinstance(value, str) else 1)
@@ -94,7 +94,7 @@ class _Copy:
     def _tensor(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         dense = type(tensor) is torch.Tensor and tensor.layout is torch.strided and not tensor.is_quantized
         if not (dense and tensor.device.type == "cpu" and tensor.is_contiguous()):
-            raise ContentError(f"{name} is no dense contiguous tensor")
+            raise ContentError(f"{name} is not a dense contiguous tensor")
         self._spend(1 + tensor.numel() * tensor.element_size())
         return tensor.detach()
 
@@ -107,7 +107,7 @@ class _Copy:
     def _spend(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
-            raise ContentError("its values stand for more than the file's size")
+            raise ContentError("its values represent more than the file's size")
 
 
 def is_finite(value: Any) -> bool:

@@ -55,7 +55,7 @@ def plan(folder: Path, resume: Resume, config_hash: str) -> Plan:
         return Plan(start=checkpoints, threads=_threads(folder))
     if has_outputs and not same:
         what, way_out = (
-            ("a run of another config", "repeat its command")
+            ("a run with a different config", "repeat its command")
             if record is not None
             else ("a run whose run.json is missing or damaged", "resume from its training state with resume=true")
         )
@@ -65,7 +65,7 @@ def plan(folder: Path, resume: Resume, config_hash: str) -> Plan:
     if isinstance(resume, str):
         if not states(Path(resume) / "checkpoints"):
             raise ValueError(
-                f"resume={resume} contains no training state (checkpoints/checkpoint_epoch_N.pt): name the folder of a run that "
+                f"resume={resume} contains no training state (checkpoints/checkpoint_epoch_N.pt): give the folder of a run that "
                 f"has begun"
             )
         return Plan(start=Path(resume) / "checkpoints", threads=_threads(Path(resume)))
@@ -84,7 +84,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     except Timeout:
         owner = note.read_text(encoding="utf-8") if note.exists() else "another process"
         raise ValueError(
-            f"{folder} is in use by {owner}: wait for its end, or set hydra.run.dir to another folder"
+            f"{folder} is in use by {owner}: wait until it ends, or set hydra.run.dir to another folder"
         ) from None
     try:
         note.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

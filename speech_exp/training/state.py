@@ -143,7 +143,8 @@ class StateFiles:
         )
         if differing:
             shown = ", ".join(
-                f"{key}={content['identity'].get(key)} there and {self.identity.get(key)} here" for key in differing[:5]
+                f"{key}={content['identity'].get(key)} in the state and {self.identity.get(key)} now"
+                for key in differing[:5]
             )
             raise ValueError(
                 f"the training state {found} belongs to a different run ({shown}): repeat its command, or start over with resume=false"
@@ -194,7 +195,7 @@ def newest_intact(folder: Path) -> tuple[Path, dict[str, Any]]:
             continue
         print(*(f"skipped: {reason}\n" for reason in damaged), f"resuming from {path}", sep="")
         return path, content
-    raise ValueError(f"{folder} has no intact training state ({'; '.join(damaged)}): start over with resume=false")
+    raise ValueError(f"{folder} contains no intact training state ({'; '.join(damaged)}): start over with resume=false")
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

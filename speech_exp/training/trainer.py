@@ -60,7 +60,7 @@ class Trainer:
     ) -> None:
         if batch_seconds is None and batch_size % ranks.world_size():
             raise ValueError(
-                f"trainer.batch_size={batch_size} is shared by {ranks.world_size()} processes, which it must divide among: set "
+                f"trainer.batch_size={batch_size} is shared by {ranks.world_size()} processes, so it must be a multiple of their number: set "
                 f"trainer.batch_size to a multiple of {ranks.world_size()}"
             )
         self.epochs, self.batch_size, self.epoch_batches = epochs, batch_size, epoch_batches

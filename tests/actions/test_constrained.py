@@ -62,7 +62,7 @@ def refuse_other_memory(act, folder, name):
     content = load_deployable(str(best(folder / "run")))
     content["network"][name] = -content["network"][name]
     save_deployable(content, folder / "other_best.pt")
-    with pytest.raises(CertificateError, match=f"{name} is not that of the zero-order hold"):
+    with pytest.raises(CertificateError, match=f"{name} is not the zero-order hold"):
         evaluate(act, folder, folder / "other_best.pt")
 
 
@@ -245,7 +245,7 @@ def test_dry_run_tells_the_size_and_trains_no_teacher(act, tmp_path, capsys):
     act(tmp_path, "task=C", "kd=teacher", "dry_run=true", "model.hidden_size=null")
     printed = capsys.readouterr().out
     assert (
-        "hidden size 45: the largest within 36,864 bytes a recurrent layer, 36,180 bytes (8,775 weights, 270 biases)"
+        "hidden size 45: the largest within 36,864 bytes per recurrent layer, 36,180 bytes (8,775 weights, 270 biases)"
         in printed
     )
     assert "1 to 2" in printed

@@ -53,7 +53,7 @@ def test_a_run_leaves_every_file_and_names_what_it_dropped(run):
     found = results(run)
     assert (found["dataset"], found["objective"], found["features"]) == ("gigaspeech", "ctc", "logmel80")
     record = json.loads((run / "run.json").read_text())
-    assert {item["reason"] for item in record["dropped"]} >= {"a garbage tag: no speech to learn"}
+    assert {item["reason"] for item in record["dropped"]} >= {"a garbage tag, which marks a lack of speech"}
     rows = table(run / "predictions.csv")
     assert rows
     assert not any("<" in row["reference"] for row in rows)
@@ -112,7 +112,7 @@ def test_a_recording_that_disappears_during_training_ends_the_run(act, small_rel
     (root / "elsewhere").rename(root / "audio")
     act(tmp_path / "run", *same)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumes"]
-    assert "left out 3, named in run.json: 3 a garbage tag: no speech to learn\n" in capsys.readouterr().out
+    assert "left out 3, named in run.json: 3 a garbage tag, which marks a lack of speech\n" in capsys.readouterr().out
 
 
 def test_more_bad_audio_than_the_stated_share_ends_the_run(act, small_release, tmp_path):

@@ -109,7 +109,7 @@ def test_a_corpus_is_distinguished_from_its_release(corpus, segments):
     parts = [one for one in segments.values() if {"{XS}", "{DEV}", "{TEST}"} & set(one["subsets"])]
     dropped = {row["id"]: row["reason"] for row in table(folder / "dropped.csv")}
     assert dropped.keys() == {one["sid"] for one in parts if garbage(one)}
-    assert found["dropped"] == {"a garbage tag: no speech to learn": len(dropped)}
+    assert found["dropped"] == {"a garbage tag, which marks a lack of speech": len(dropped)}
     assert f"train       114 utterances, {found['parts']['train']['hours']:.2f} h" in printed
     assert f"{len(dropped)} dropped: a garbage tag" in printed
 

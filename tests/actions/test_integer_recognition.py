@@ -68,7 +68,7 @@ def test_a_float_run_is_converted_and_certified(float_run, integer_run):
     assert max(details["accumulator_bounds"].values()) < 2**31
     constraint = run.task.constraint(integer_form(run.network), epochs=2)
     assert constraint.parts == ("recurrent",)
-    assert "INT8 recurrent layers, integers alone from their input codes to their states" in constraint.lines
+    assert "INT8 recurrent layers, integers only from their input codes to their states" in constraint.lines
 
 
 def test_evaluate_finds_the_same_again_and_a_layer_that_was_changed(act, integer_run, tmp_path):
@@ -81,7 +81,7 @@ def test_evaluate_finds_the_same_again_and_a_layer_that_was_changed(act, integer
     key = next(key for key in weights if key.startswith(f"network.{layer}.") and key.endswith(".product.bias"))
     weights[key][0] = 2**31 - 1
     save_deployable(content, tmp_path / "tampered_best.pt")  # with a valid digest
-    with pytest.raises(ValueError, match=rf"the accumulator {layer}\.\w+ may reach .* int32 ends at"):
+    with pytest.raises(ValueError, match=rf"the accumulator {layer}\.\w+ may reach .* int32's limit"):
         evaluate(act, tmp_path, tmp_path / "tampered_best.pt")
 
 

@@ -82,5 +82,5 @@ def test_an_unwritable_output_is_named(strings, tmp_path):
 
 def test_a_data_set_of_classes_has_no_transcripts(compose, tmp_path):
     built = experiment(compose("action=language_model", "dataset=digits_demo"), tmp_path)
-    with pytest.raises(ValueError, match="dataset=digits_demo gives classes: expected transcripts"):
+    with pytest.raises(ValueError, match="dataset=digits_demo provides classes: expected transcripts"):
         built.build("action")(built)

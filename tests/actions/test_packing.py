@@ -27,7 +27,9 @@ def test_the_packed_model_is_written_and_restores_the_network(deployment, tmp_pa
 
 def test_a_file_that_is_damaged_on_the_disk_ends_the_run(deployment, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "write_bytes", lambda path, content: path.write_bytes(content[:-1] + b"?"))
-    with pytest.raises(CertificateError, match="is not a whole packed model of this config: its checksum does not fit"):
+    with pytest.raises(
+        CertificateError, match="is not a complete packed model of this config: its checksum does not match"
+    ):
         save_packed(deployment, network("gru", 1), deployment.project(network("gru")), tmp_path / "model.packed")
 
 
@@ -42,5 +44,5 @@ class Forgetful(PowerCode):
 
 def test_a_coding_that_loses_something_ends_the_run(deployment, tmp_path, monkeypatch):
     monkeypatch.setattr(SnapEpoch, "coding", Forgetful())
-    with pytest.raises(CertificateError, match=r"model.packed does not give .* again: .*output.bias differ"):
+    with pytest.raises(CertificateError, match=r"model.packed does not reproduce .*: .*output.bias differ"):
         save_packed(deployment, network("gru", 1), deployment.project(network("gru")), tmp_path / "model.packed")

@@ -103,7 +103,7 @@ def test_the_attention_encoder_classifies_too(act, tmp_path):
     ("overrides", "expected"),
     [
         (["features=mfcc20"], "set features=logmel40"),
-        (["augment=strong"], "take no variants: set augment=light or none"),
+        (["augment=strong"], "cannot use variants: set augment=light or none"),
     ],
 )
 def test_what_strings_cannot_take_is_reported_in_one_sentence(act, tmp_path, overrides, expected):

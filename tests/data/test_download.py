@@ -147,7 +147,7 @@ def test_an_interrupted_download_resumes_where_it_stopped(
     archive: Archive, server: Server, root: Path, tiny_root: Path, chunked_rest: bool
 ) -> None:
     whole, server.cut_after = len(server.content), 5000
-    with pytest.raises(ValueError, match=f"5000 of {whole} bytes came.*: run action=prepare again to go on"):
+    with pytest.raises(ValueError, match=f"5000 of {whole} bytes were received.*: run action=prepare again to resume"):
         archive.fetch(root, "recordings")
     assert not (root / "recordings").exists()
     server.cut_after, server.chunked = None, chunked_rest
@@ -174,7 +174,7 @@ def test_a_server_without_ranges_sends_all_of_it_again(
 ) -> None:
     server.knows_ranges = False
     for server.cut_after in (5000, 4000):
-        with pytest.raises(ValueError, match=f"{server.cut_after} of {len(server.content)} bytes came"):
+        with pytest.raises(ValueError, match=f"{server.cut_after} of {len(server.content)} bytes were received"):
             archive.fetch(root, "recordings")
         assert (root / "archive.zip.part").read_bytes() == server.content[: server.cut_after]
     server.cut_after = None
@@ -222,7 +222,7 @@ def test_a_damaged_folder_that_is_already_there_is_refused_and_left_as_it_is(
     (root / "recordings" / "0_anna_0.wav").unlink()
     before = files_below(root)
     with pytest.raises(
-        ValueError, match=r"recordings was found but does not contain .*\(53 recordings.*remove the folder"
+        ValueError, match=r"recordings exists, but does not contain .*\(53 recordings.*remove the folder"
     ):
         archive.fetch(root, "recordings")
     assert files_below(root) == before
@@ -271,9 +271,9 @@ def encrypted(content: bytes) -> bytes:
             packed({f"{TOP}/recordings/0_a_0.wav": bytes(10**7)}),
             "would unpack to 10,000,000 bytes, more than 100 times",
         ),
-        (packed({f"{TOP}/recordings/0_a_0.wav": b"x"}, zipfile.ZIP_LZMA), "no sound zip archive"),
-        (packed({f"{TOP}/recordings/{'x' * 300}": b"x"}), "no sound zip archive"),
-        (encrypted(packed({f"{TOP}/recordings/0_a_0.wav": b"x"})), "no sound zip archive"),
+        (packed({f"{TOP}/recordings/0_a_0.wav": b"x"}, zipfile.ZIP_LZMA), "not a valid zip archive"),
+        (packed({f"{TOP}/recordings/{'x' * 300}": b"x"}), "not a valid zip archive"),
+        (encrypted(packed({f"{TOP}/recordings/0_a_0.wav": b"x"})), "not a valid zip archive"),
     ],
     ids=["bomb", "lzma", "long name", "encrypted"],
 )

@@ -281,7 +281,10 @@ def test_bad_training_audio_is_dropped_and_named(tiny_digits: Callable[..., Digi
         ("two_bert_3.wav", "name is not {digit}_{speaker}_{index}"),
         ("0_anna_2", "0_anna_2.wav is empty (0 bytes)"),
         ("1_bert_3", "1_bert_3.wav has 2 channels, expected 1"),
-        ("2_bert_3", "2_bert_3.wav reaches 1e+12, which no microphone gives (expected at most 1e+09, 1 is full scale)"),
+        (
+            "2_bert_3",
+            "2_bert_3.wav reaches 1e+12, beyond the range of any microphone (expected at most 1e+09, 1 is full scale)",
+        ),
     ]
     train = features.parts["train"]
     used = {loaded.recordings[position].id for string in train.strings for position in string.recordings}

@@ -100,7 +100,5 @@ def test_a_graph_never_serves_another_memory():
 def test_a_memory_that_never_forgets_is_refused(growth):
     memory = LinearMemory(4, 8.0)
     memory.set_state_space(growth * torch.eye(4), memory.B)
-    with pytest.raises(
-        ValueError, match=r"does not die out within .*: set trainer\.compile=false or lower model\.theta"
-    ):
+    with pytest.raises(ValueError, match=r"does not decay within .*: set trainer\.compile=false or lower model\.theta"):
         memory.tables.whole_response(memory.A, torch.float32)

@@ -132,7 +132,7 @@ def test_equal_neighbours_need_a_frame_between_them_within_one_utterance(transcr
 def test_transcripts_that_the_frames_cannot_carry_are_named():
     ctc, batch = Ctc(0.0, 0.0, 0.0, "wer"), batch_of([[1, 1], [1, 2], [1, 2, 1]])
     output = CtcOutput(torch.randn(3, 3, 3), torch.tensor([2, 2, 2]))
-    with pytest.raises(ValueError, match="more characters than their frames") as caught:
+    with pytest.raises(ValueError, match="too many characters for their frames") as caught:
         ctc.loss(output, batch)
     assert "u0 (2 frames, 3 needed)" in str(caught.value)
     assert "u2 (2 frames, 3 needed)" in str(caught.value)

@@ -248,7 +248,7 @@ def test_a_narrow_beam_judges_a_prefix_by_the_best_word_that_it_may_become(tmp_p
         ({"beam": 1, "lm": "/none.arpa"}, "decoder.lm=/none.arpa: no such file"),
         ({"beam": 1, "word_score": 1.0}, "decoder.word_score was set without a language model"),
         ({"beam": 1, "lexicon": __file__}, "decoder.lexicon was set without a language model"),
-        ({"beam": 1, "lm": __file__}, "not a language model in ARPA text"),
+        ({"beam": 1, "lm": __file__}, "not a complete language model in ARPA format"),
     ],
 )
 def test_what_the_beam_cannot_do_is_reported_before_any_work(arguments, message):

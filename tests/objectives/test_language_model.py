@@ -146,8 +146,8 @@ def test_the_order_of_sentences_does_not_matter_and_empty_ones_do_not_count():
 @pytest.mark.parametrize(
     ("sentences", "order", "message"),
     [
-        (["", "  "], 3, "contains no word: expected one sentence a line, change text"),
-        (TINY, 6, "order=6: no sentence has the 4 words that it takes, lower order"),
+        (["", "  "], 3, "contains no word: expected one sentence per line, change text"),
+        (TINY, 6, "order=6: no sentence has the 4 words that this order needs, lower order"),
         (["a <s> b"], 2, "contains <s>, which is not a word"),
     ],
 )

@@ -53,7 +53,7 @@ def test_integer_storage_counts_weights_biases_and_requantisation():
     # which is 3 * 2 * 7 + 108 = 150 for H = 2.
     expanded = IntegerInference(150, True, 0, 1e-3, None)
     assert expanded.sizing.choose(layers("gru"), None).reason == (
-        "hidden size 2: the largest within 150 bytes a recurrent layer, 150 bytes (42 weights, 12 biases, 12 multipliers and "
+        "hidden size 2: the largest within 150 bytes per recurrent layer, 150 bytes (42 weights, 12 biases, 12 multipliers and "
         "as many shifts); hidden size 3 would take 234"
     )
     assert IntegerInference(149, True, 0, 1e-3, None).sizing.choose(layers("gru"), None).hidden_size == 1
@@ -66,7 +66,7 @@ def test_integer_storage_counts_weights_biases_and_requantisation():
 def test_the_message_itemises_this_size_and_the_next():
     task = Budget(36_864)
     assert task.sizing.choose(layers("gru", 20), None).reason == (
-        "hidden size 45: the largest within 36,864 bytes a recurrent layer, 36,180 bytes (8,775 weights, 270 biases); "
+        "hidden size 45: the largest within 36,864 bytes per recurrent layer, 36,180 bytes (8,775 weights, 270 biases); "
         "hidden size 46 would take 37,536"
     )
     assert "20 of A and B" in task.sizing.choose(layers("lmu", 20), None).reason
@@ -122,5 +122,5 @@ def test_the_certificate_counts_the_stored_layers():
 
 def test_task_a_constrains_nothing():
     assert Unconstrained().sizing.choose(layers("gru"), 999).hidden_size == 999
-    with pytest.raises(ValueError, match="task A solves for no size"):
+    with pytest.raises(ValueError, match="task A does not solve for the size"):
         Unconstrained().sizing.choose(layers("gru"), None)

@@ -48,7 +48,7 @@ def test_a_float_output_layer_is_not_an_exemption_of_scope_all():
     deployed = constraint.deployment.project(built)
     deployed.output = Scaled(deployed.output)
     with pytest.raises(
-        CertificateError, match=r"output\.(weight|bias) is in float32, but task\.scope=all exempts norm"
+        CertificateError, match=r"output\.(weight|bias) is in float32, but task\.scope=all exempts only norm"
     ):
         constraint.deployment.certify(deployed, built)
     # With another scope the layer is exempt, but the model is still not the one that the config describes.
@@ -86,5 +86,5 @@ def test_a_stable_memory_that_is_not_that_of_its_order_and_theta_is_refused_in_p
     ):
         memory.set_state_space(*changed)
         assert bool(is_stored(memory.A, storage, constraint.deployment.grid).all())
-        with pytest.raises(CertificateError, match=rf"layers\.0\.memory\.{key} is not that of the zero-order hold"):
+        with pytest.raises(CertificateError, match=rf"layers\.0\.memory\.{key} is not the zero-order hold"):
             constraint.deployment.certify(deployed, built)

@@ -191,7 +191,7 @@ def whole(tmp_path_factory):
 
 def refusal(deployment: Deployment, blank: Network, path: Path, content: bytes) -> str:
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"is not a whole packed model of this config: ") as caught:
+    with pytest.raises(ValueError, match=r"is not a complete packed model of this config: ") as caught:
         deployment.unpacked(blank, path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value).rpartition("config: ")[2]
@@ -202,7 +202,7 @@ def test_a_truncated_or_longer_file_is_reported_in_one_sentence(tmp_path, whole)
     for length in range(0, len(content), 7):
         assert "too short" in refusal(deployment, blank, tmp_path / "cut", content[:length])
     assert "1 bytes too long" in refusal(deployment, blank, tmp_path / "long", content + b"\0")
-    assert "more than such a model can have" in refusal(deployment, blank, tmp_path / "long", content + bytes(2**22))
+    assert "more than this model can have" in refusal(deployment, blank, tmp_path / "long", content + bytes(2**22))
 
 
 def test_every_flipped_bit_is_reported_in_one_sentence(tmp_path, whole):
@@ -245,7 +245,7 @@ def test_any_bytes_with_a_right_checksum_are_a_model_or_one_sentence(tmp_path_fa
         state = read(path, deployed, deployment.parts(deployed))
     except ValueError as error:
         refused = str(error)
-    assert bool(state) != ("is not a whole packed model of this config: it" in refused)
+    assert bool(state) != ("is not a complete packed model of this config: it" in refused)
     assert "\n" not in refused and all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 

@@ -82,7 +82,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
 def test_a_training_state_is_not_a_deployable_model(tmp_path):
     path = tmp_path / "checkpoint_epoch_3.pt"
     checkpoint.save({"epoch": 3}, path)
-    with pytest.raises(ValueError, match=r"give a file that ends in _best\.pt"):
+    with pytest.raises(ValueError, match=r"use a file whose name ends in _best\.pt"):
         checkpoint.load_deployable(str(path))
     with pytest.raises(ValueError, match="set checkpoint="):
         checkpoint.load_deployable(None)

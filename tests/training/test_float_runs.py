@@ -64,7 +64,7 @@ def test_the_weights_of_the_run_are_loaded(tmp_path, task, as_file):
         ({"objective": {"pooling": "last"}}, "objective.pooling=last"),
         (
             {"data": "0" * 64},
-            "trained on other recordings .fingerprint 000000000000, this run's are ffffffffffff.: change kd",
+            "trained on different recordings .fingerprint 000000000000, this run's are ffffffffffff.: change kd",
         ),
         ({"hidden": 7}, r"contains encoder.layers.0.cell.weight_ih_l0 of shape \(21, 4\), this run's is \(18, 4\)"),
     ],

@@ -215,7 +215,7 @@ def test_a_new_state_replaces_the_damaged_one_that_is_further(tmp_path):
 
 def test_without_a_whole_state_nothing_starts_from_zero(tmp_path):
     (tmp_path / "checkpoint_epoch_2.pt").write_bytes(b"damaged")
-    message = r"has no intact training state \(.*checkpoint_epoch_2.pt is not a readable checkpoint.*resume=false"
+    message = r"contains no intact training state \(.*checkpoint_epoch_2.pt is not a readable checkpoint.*resume=false"
     with pytest.raises(ValueError, match=message):
         StateFiles(tmp_path, 1, {}, tmp_path).load()
 
@@ -223,7 +223,7 @@ def test_without_a_whole_state_nothing_starts_from_zero(tmp_path):
 def test_a_state_of_another_run_is_refused_with_the_keys_that_differ(tmp_path):
     StateFiles(tmp_path, 1, {"trainer.lr": 0.1, "seed": 0}, None).save({"state": {}}, 1, 0)
     with pytest.raises(
-        ValueError, match=r"belongs to a different run \(trainer\.lr=0\.1 there and 0\.2 here\).*resume=false"
+        ValueError, match=r"belongs to a different run \(trainer\.lr=0\.1 in the state and 0\.2 now\).*resume=false"
     ):
         StateFiles(tmp_path, 1, {"trainer.lr": 0.2, "seed": 0}, tmp_path).load()
 

@@ -52,7 +52,7 @@ def test_only_resume_false_replaces_a_run_of_another_config_and_reports_it(tmp_p
     other = run_folder(tmp_path / "other", "failed")
     ways_out = r"set hydra.run.dir to another folder, repeat its command, or replace it with resume=false"
     for resume in (None, str(other), *([] if state else [True])):
-        with pytest.raises(ValueError, match=rf"run contains a run of another config: {ways_out}"):
+        with pytest.raises(ValueError, match=rf"run contains a run with a different config: {ways_out}"):
             plan(folder, resume, "abc")
     if state:  # the state is read, and refused with the keys that differ
         assert plan(folder, True, "abc") == Plan(start=folder / "checkpoints")

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 REJECTIONS = (  # indexed by the code in `CutTable.refusal_U`
     "",
-    "a garbage tag: no speech to learn",
+    "a garbage tag, which marks a lack of speech",
     "characters outside the alphabet of letters, apostrophe and space",
-    "no text: nothing to learn",
-    "a time behind its recording's end",
-    "a word that nobody could write down (<UNK>)",
+    "no text",
+    "an end time after the end of its recording",
+    "a word that the transcriber could not understand (<UNK>)",
 )
 GARBAGE, CHARACTERS, NO_TEXT, OUTSIDE, UNKNOWN_WORD = range(1, len(REJECTIONS))
 _ALPHABET = frozenset((*LETTERS, " "))
@@ -158,7 +158,7 @@ class CutTable(PickledByFile):
 def open_table(folder: Path, part: str) -> CutTable:
     """Open a table written by `TableWriter`, with memory-mapped columns."""
     if fault := folder_mismatch(folder / part):
-        raise StorageError(f"{folder / part} is not what was prepared ({fault}): remove it and run again")
+        raise StorageError(f"{folder / part} does not match what was prepared ({fault}): remove it and run again")
     columns = {name: np.load(folder / part / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
     return CutTable(folder / part / _MANIFEST, **columns)
 

@@ -140,16 +140,16 @@ def _open_audio(path: Path) -> soundfile.SoundFile:
     return sound
 
 
-def _common_steps(rate_hz: int, own_rate_hz: int) -> tuple[int, int]:
+def _common_steps(rate_hz: int, file_rate_hz: int) -> tuple[int, int]:
     """Return the smallest numbers of samples at the two rates that last equally long."""
-    divisor = math.gcd(rate_hz, own_rate_hz)
-    return rate_hz // divisor, own_rate_hz // divisor
+    divisor = math.gcd(rate_hz, file_rate_hz)
+    return rate_hz // divisor, file_rate_hz // divisor
 
 
 def _checked(waveform_N: np.ndarray, samples: int, sample_rate_hz: int) -> np.ndarray:
     """Check that the samples are finite and as many as planned; pad a shortfall of up to `_SHORTFALL_S` with silence."""
     if len(waveform_N) < samples - _SHORTFALL_S * sample_rate_hz - 1 or not samples:
-        raise AudioError(f"gives {len(waveform_N)} of the segment's {samples} samples")
+        raise AudioError(f"contains only {len(waveform_N)} of the segment's {samples} samples")
     check_samples(waveform_N)
     return np.pad(waveform_N, (0, samples - len(waveform_N))).astype(np.float32, copy=False)
 

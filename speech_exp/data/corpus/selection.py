@@ -49,7 +49,7 @@ class Limits:
             **{reason: table.refusal_U == code for code, reason in enumerate(REJECTIONS) if code},
             f"shorter than dataset.limits.min_s={self.min_s:g}": seconds_U < self.min_s,
             f"longer than dataset.limits.max_s={self.max_s:g}": seconds_U > self.max_s,
-            "more characters than its frames can carry after the encoder's downsampling": table.needed_U
+            "more characters than frames after the encoder's downsampling allow": table.needed_U
             > -(-fewest_U // frames_per_state),
         }
         if self.max_frames is not None:
@@ -69,7 +69,7 @@ def scored_utterances(table: CutTable, part: str) -> tuple[np.ndarray, dict[str,
     for code in (CHARACTERS, OUTSIDE):
         if len(found := np.flatnonzero(table.refusal_U == code)):
             raise ValueError(
-                f"{part} utterance {table.id(int(found[0]))} has {REJECTIONS[code]}: mend it in GigaSpeech.json"
+                f"{part} utterance {table.id(int(found[0]))} has {REJECTIONS[code]}: correct it in GigaSpeech.json"
             )
     garbage_U = table.refusal_U == GARBAGE
     return np.flatnonzero(~garbage_U), {REJECTIONS[GARBAGE]: np.flatnonzero(garbage_U)}

@@ -94,7 +94,7 @@ def shards_are_written(folder: Path) -> bool:
 def open_shards(table: CutTable, folder: Path, sample_rate_hz: int) -> ShardReader:
     """Open shards written by `write_shards`; the reader's table has the shard of each utterance in `shard_U`."""
     if fault := folder_mismatch(folder / _COLUMNS):
-        raise ValueError(f"{folder / _COLUMNS} is not what was prepared ({fault}): remove it and run again")
+        raise ValueError(f"{folder / _COLUMNS} does not match what was prepared ({fault}): remove it and run again")
     names = ("shard_U", "starts_U", "sizes_U", "checks_U")
     shard_U, *columns = (np.load(folder / _COLUMNS / f"{name}.npy", mmap_mode="r") for name in names)
     return ShardReader(replace(table, shard_U=shard_U), sample_rate_hz, folder / SHARDS, *columns)

@@ -114,7 +114,7 @@ def store_features(
     """
     try:
         store = partial(_store, table, reader, extract, folder, workers, shard_utterances)
-        build_once(folder, partial(_is_whole, folder), store)
+        build_once(folder, partial(_is_complete, folder), store)
     except OSError as error:
         raise ValueError(
             f"the features in {folder} cannot be written ({reason(error)}): set dataset.prepared to a folder that can"
@@ -131,7 +131,7 @@ def open_features(folder: Path) -> StoredFeatures:
     )
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     """Return whether all files exist with their original sizes; print one line about damage."""
     if not (folder / _DONE).exists():
         return False
@@ -141,7 +141,10 @@ def _is_whole(folder: Path) -> bool:
     if done is None:
         faults = [f"{_DONE} is damaged"]
     if faults:
-        print(f"the features in {folder} are completed again: {faults[0]}", file=sys.stderr)
+        print(
+            f"the features in {folder} are incomplete or damaged and are computed again where needed: {faults[0]}",
+            file=sys.stderr,
+        )
     return not faults
 
 

@@ -71,7 +71,7 @@ class GigaSpeech(DataSet):
     def corpus(self) -> CorpusTables:
         """The prepared parts, built if any are missing."""
         import_lhotse()
-        root = self._found_root()
+        root = self._existing_root()
         folder = self._folder(root)
         try:
             build_once(folder, partial(self._is_prepared, folder), partial(self._build, root, folder))
@@ -112,13 +112,13 @@ class GigaSpeech(DataSet):
 
             fetch(self._download_root(), self.password, self.host, self.subset)
         _ = self.corpus
-        return self._found_root()
+        return self._existing_root()
 
     def check(self, front_end: FrontEnd, request: DataRequest) -> None:
         if front_end.extractor.batch_transform is None:
             raise ValueError(
-                f"speech read batch by batch needs features that are computed on the device, got those of "
-                f"{type(front_end.extractor).__name__}: set features=logmel80"
+                f"a corpus needs features that can be computed on the device, which those of "
+                f"{type(front_end.extractor).__name__} cannot: set features=logmel80"
             )
         if self.storage == "features" and front_end.speeds != (1.0,):
             raise ValueError(
@@ -130,7 +130,7 @@ class GigaSpeech(DataSet):
         self.check(front_end, request)
         return PreparedCuts(self.corpus, self.limits, self.workers, front_end, request)
 
-    def _found_root(self) -> Path:
+    def _existing_root(self) -> Path:
         return find_root(self.name, self.root, METADATA, HOW_TO_GET_IT)
 
     def _download_root(self) -> Path:

@@ -31,7 +31,7 @@ from speech_exp.files import write_json
 ASIDE = ".download"  # below the root: unfinished archives, and the list of those in place
 _FINISHED = "finished.json"  # MD5 of each archive whose content is in place
 _TIMEOUT_S = 60.0
-_AGAIN = "run action=prepare again to go on where it stopped"
+_AGAIN = "run action=prepare again to resume the download"
 
 Process = Callable[[str, str], None]  # downloads and unpacks an archive, given its MD5 and its name
 
@@ -168,7 +168,7 @@ def _remove(path: Path) -> None:
 def _guarded(package: Any, host: str) -> Iterator[None]:
     """Limit the size of archives and the wait for servers, and afterwards undo all changes to global settings."""
     timeout_s, context = socket.getdefaulttimeout(), ssl._create_default_https_context
-    own_filter = tarfile.TarFile.extraction_filter
+    original_filter = tarfile.TarFile.extraction_filter
     known = dict(package.url_of_host)
     socket.setdefaulttimeout(_TIMEOUT_S)
     package.zlib = _BoundedDecompression()
@@ -178,7 +178,7 @@ def _guarded(package: Any, host: str) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(timeout_s)
-        tarfile.TarFile.extraction_filter = own_filter
+        tarfile.TarFile.extraction_filter = original_filter
         package.zlib = zlib
         ssl._create_default_https_context = context  # the package switches verification off for the whole process
         package.url_of_host.clear()

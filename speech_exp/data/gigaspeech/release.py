@@ -118,7 +118,7 @@ class Release:
         ijson = import_ijson()
         if not self.path.is_file():
             raise ValueError(
-                f"{self.path} is missing: set dataset.root to the folder that holds it, or {HOW_TO_GET_IT}"
+                f"{self.path} is missing: set dataset.root to the folder that contains it, or {HOW_TO_GET_IT}"
             )
         found, read_bytes = 0, 0
         self._ids.clear()
@@ -135,11 +135,11 @@ class Release:
                     read_bytes = file.tell()
             except ijson.JSONError as error:
                 raise ValueError(
-                    f"{self.path} is not whole JSON ({escaped(' '.join(str(error).split())[:80])}): replace it, or {HOW_TO_GET_IT}"
+                    f"{self.path} is not complete JSON ({escaped(' '.join(str(error).split())[:80])}): replace it, or {HOW_TO_GET_IT}"
                 ) from None
         if not found:
             raise ValueError(f"{self.path} lists no audio (field audios): replace it, or {HOW_TO_GET_IT}")
-        self._refuse_segments_of_one_id()
+        self._refuse_duplicate_segment_ids()
 
     def _check(self, audio: Any, number: int) -> None:
         name = f"audio number {number}"
@@ -149,7 +149,7 @@ class Release:
         self._check_path(audio["path"], name)
         for key in (f"aid {audio['aid']}", f"path {PurePosixPath(audio['path'])}"):
             if key in self._ids:
-                raise self._error(f"{name} has the {key} of an audio before it")
+                raise self._error(f"{name} repeats the {key} of an earlier audio")
             self._ids.add(key)
         for key, most in (("duration", _MOST_S), ("sample_rate", 1_000_000), ("channels", 64)):
             if not 0 < audio[key] <= most:
@@ -164,7 +164,7 @@ class Release:
         name = f"segment {segment['sid']} of audio {audio['aid']}"
         own_part = self._part(segment["subsets"], name)
         if own_part not in (None, part):
-            raise self._error(f"{name} is of {own_part}, its audio of {part or 'no subset'}")
+            raise self._error(f"{name} belongs to {own_part}, but its audio to {part or 'no subset'}")
         begin_s, end_s, duration_s = segment["begin_time"], segment["end_time"], audio["duration"]
         if not (0 <= begin_s < min(end_s, duration_s) and end_s <= duration_s + _SLACK_S):
             raise self._error(
@@ -208,10 +208,10 @@ class Release:
                 )
         parts = sorted({_PARTS.get(tag.strip("{}").lower(), "training") for tag in tags})
         if len(parts) > 1:
-            raise self._error(f"{name} is of {' and '.join(parts)}, expected one of them")
+            raise self._error(f"{name} belongs to {' and '.join(parts)}, expected only one of them")
         return parts[0] if parts else None
 
-    def _refuse_segments_of_one_id(self) -> None:
+    def _refuse_duplicate_segment_ids(self) -> None:
         """Raise a ValueError if two segments have the same id; equal hashes are checked by reading the file again."""
         hashes_U = np.sort(np.array(self._segment_hashes, dtype=np.int64))
         several = set(hashes_U[1:][hashes_U[1:] == hashes_U[:-1]].tolist())
@@ -222,7 +222,9 @@ class Release:
             for audio in import_ijson().items(file, "audios.item", use_float=True):
                 for sid in (segment["sid"] for segment in audio["segments"] if hash(segment["sid"]) in several):
                     if sid in seen:
-                        raise self._error(f"segment {sid} of audio {audio['aid']} has the sid of a segment before it")
+                        raise self._error(
+                            f"segment {sid} of audio {audio['aid']} repeats the sid of an earlier segment"
+                        )
                     seen.add(sid)
 
     def _error(self, what: str, remedy: str = "replace the file") -> ValueError:

@@ -38,7 +38,7 @@ def synthesize_voice(
     """
     if not 0 <= digit <= 9:
         raise ValueError(f"digit {digit}: expected 0-9")
-    speech = _say(spec, digit, variation_rng, sample_rate_hz)
+    speech = _synthesize_speech(spec, digit, variation_rng, sample_rate_hz)
     speech = _add_room(speech, spec, variation_rng, sample_rate_hz)
     speech = _trim(speech, variation_rng, sample_rate_hz)
     peak = min(10.0 ** ((spec.level_db + variation_rng.normal(0.0, 2.0)) / 20.0), 0.9)
@@ -73,7 +73,9 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _say(spec: VoiceSpec, digit: int, rng: np.random.Generator, sample_rate_hz: int) -> npt.NDArray[np.float64]:
+def _synthesize_speech(
+    spec: VoiceSpec, digit: int, rng: np.random.Generator, sample_rate_hz: int
+) -> npt.NDArray[np.float64]:
     """Return speech at `sample_rate_hz` without room and noise.
 
     The vocal tract is scaled by resampling, which also shifts the consonants (eSpeak NG plays samples of one speaker).
@@ -88,7 +90,7 @@ def _say(spec: VoiceSpec, digit: int, rng: np.random.Generator, sample_rate_hz: 
     seed = int(rng.integers(1, 2**31 - 1))
     waveform, rate_hz = speak(ACCENTS[spec.accent][digit] + sentence_end, voice_file, rate_wpm, seed)
     if waveform.size == 0 or not np.abs(waveform).max() > 0.0:
-        raise SynthesiserError(f"eSpeak NG said nothing for digit {digit} with accent '{spec.accent}'")
+        raise SynthesiserError(f"eSpeak NG produced no sound for digit {digit} with accent '{spec.accent}'")
     return _resample_and_colour(_warp_time(waveform, rng), rate_hz * tract, sample_rate_hz, spec, rng)
 
 
@@ -170,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m speech_exp.data.synthetic.synthesize", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the FLAC files")
     parser.add_argument(
-        "--voices", type=int, default=0, help="that many random voices; 0 (default): the six of digits_demo"
+        "--voices", type=int, default=0, help="number of random voices; 0 (default): the six of digits_demo"
     )
     parser.add_argument(
         "--takes", type=int, default=TAKES, help=f"recordings of each digit and voice (default {TAKES})"

@@ -53,7 +53,7 @@ class VoiceSpec:
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[a-z]+", self.name):
-            raise ValueError(f"voice name '{self.name}': expected letters a-z alone, because it stands in file names")
+            raise ValueError(f"voice name '{self.name}': expected letters a-z alone, because it is part of file names")
         if self.accent not in ACCENTS:
             raise ValueError(f"voice '{self.name}' has accent '{self.accent}': expected one of {', '.join(ACCENTS)}")
 
@@ -155,5 +155,5 @@ def _letters(number: int) -> str:
         number, digit = divmod(number, 26)
         digits.append(chr(ord("a") + digit))
     if number:
-        raise ValueError(f"{26**3} random voices at most: ask for fewer")
+        raise ValueError(f"{26**3} random voices are possible at most: request fewer")
     return "v" + "".join(reversed(digits))

@@ -63,8 +63,8 @@ class Inq(Approach):
         return {"frozen": self._frozen, "values": self._values}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        for own, saved in ((self._frozen, state["frozen"]), (self._values, state["values"])):
-            for name, tensor in own.items():
+        for current, saved in ((self._frozen, state["frozen"]), (self._values, state["values"])):
+            for name, tensor in current.items():
                 tensor.copy_(saved[name])
 
     def stage(self, epoch: int) -> str:

@@ -109,7 +109,9 @@ class IntegerForm(nn.Module, ABC):
                 raise ValueError(f"{name} of the integer model is not positive")
         for name, bound in self.accumulator_bounds().items():
             if bound > rules.ACCUMULATOR_LIMIT:
-                raise ValueError(f"the accumulator {name} may reach {bound}, int32 ends at {rules.ACCUMULATOR_LIMIT}")
+                raise ValueError(
+                    f"the accumulator {name} may reach {bound}, beyond int32's limit of {rules.ACCUMULATOR_LIMIT}"
+                )
         for name, radius in self.spectral_radii().items():
             if not radius < 1:
                 raise ValueError(f"{name} has spectral radius {radius:.4f} in int16: change model.order or model.theta")

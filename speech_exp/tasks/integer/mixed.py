@@ -46,7 +46,7 @@ class MixedNetwork(IntegerForm):
     """A copy of a float network with integer recurrent layers; everything else is float32 on the CPU."""
 
     constrained = ("recurrent",)
-    promise = "INT8 recurrent layers, integers alone from their input codes to their states"
+    promise = "INT8 recurrent layers, integers only from their input codes to their states"
 
     def __init__(self, network: Network) -> None:
         """Build the form; `network` provides the topology, and codes are 0 until `load` or `load_state_dict`."""

@@ -46,7 +46,7 @@ class IntegerNetwork(IntegerForm):
     """
 
     constrained = ("convolution", "recurrent", "pooling", "linear")
-    promise = "INT8 weights, integers alone from input codes to logits"
+    promise = "INT8 weights, integers only from input codes to logits"
     input_scale: torch.Tensor
     output_scale: torch.Tensor
 

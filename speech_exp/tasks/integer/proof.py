@@ -34,11 +34,13 @@ class IntegersOnly(TorchDispatchMode):
     def _refuse(self, func: Callable[..., Any], verb: str, values: Any) -> None:
         for value in tree_leaves(values):
             if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
-                raise FloatOperationError(f"integer inference is not: {func} {verb} a tensor of {value.dtype}")
+                raise FloatOperationError(
+                    f"integer inference is not integer-only: {func} {verb} a tensor of {value.dtype}"
+                )
             if isinstance(value, float | complex):
-                raise FloatOperationError(f"integer inference is not: {func} {verb} the number {value}")
+                raise FloatOperationError(f"integer inference is not integer-only: {func} {verb} the number {value}")
             if isinstance(value, torch.dtype) and (value.is_floating_point or value.is_complex):
-                raise FloatOperationError(f"integer inference is not: {func} {verb} the type {value}")
+                raise FloatOperationError(f"integer inference is not integer-only: {func} {verb} the type {value}")
 
 
 def integer_operations(

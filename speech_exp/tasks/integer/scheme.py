@@ -26,7 +26,7 @@ def code_scale(range_X: torch.Tensor, limit: int) -> torch.Tensor:
     range_X = range_X.double()
     largest = range_X.max()
     if not torch.isfinite(largest):
-        raise ValueError("calibration met values that are not finite: the network diverged, train it again")
+        raise ValueError("calibration found values that are not finite: the network diverged, train it again")
     return range_X.clamp(min=float(largest) * SMALLEST_SHARE if largest > 0 else 1.0) / limit
 
 

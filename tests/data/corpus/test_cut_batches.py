@@ -233,7 +233,7 @@ def test_limits_leave_out_and_name(table):
     reasons = {item.id: item.reason for item in list_dropped(table, left_out)}
     assert reasons.keys() == {"u2", "u4", "u5", "u6"}
     assert "garbage" in reasons["u2"]
-    assert "more characters than its frames can carry" in reasons["u4"]
+    assert "more characters than frames after the encoder's downsampling allow" in reasons["u4"]
     assert "alphabet" in reasons["u5"]
     assert reasons["u6"] == "longer than dataset.limits.max_s=1.4"
     few_U, _ = Limits(0.4, 9.0, 110).choose(table, RATE_HZ, frames_U, frames_U * 10 // 9, 2)
@@ -250,7 +250,9 @@ def test_frames_that_just_carry_a_text_are_enough(table):
 
 
 def test_evaluation_leaves_out_garbage_alone_and_refuses_unknown_characters(table):
-    with pytest.raises(ValueError, match=r"test utterance u5 has characters outside .*: mend it in GigaSpeech\.json"):
+    with pytest.raises(
+        ValueError, match=r"test utterance u5 has characters outside .*: correct it in GigaSpeech\.json"
+    ):
         scored_utterances(table, "test")
     refusal_U = table.refusal_U.copy()
     refusal_U[5] = 0

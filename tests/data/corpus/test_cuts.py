@@ -147,7 +147,9 @@ def test_a_table_that_was_changed_later_is_not_opened(tmp_path: Path, name: str,
     path = tmp_path / "part" / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] if cut else content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
-    with pytest.raises(ValueError, match=rf"part is not what was prepared \({name} .*\): remove it and run again"):
+    with pytest.raises(
+        ValueError, match=rf"part does not match what was prepared \({name} .*\): remove it and run again"
+    ):
         open_table(tmp_path, "part")
 
 

@@ -102,7 +102,7 @@ WRONG = {
     "long id": ({"aid": "A" * 129}, "the aid of audio number 0 is"),
     "sid of a folder": ({"segments": [{**SEGMENT, "sid": "a/b"}]}, "the sid of segment number 0 of audio A is 'a/b'"),
     "sid of a null": ({"segments": [{**SEGMENT, "sid": "a\0b"}]}, "the sid of segment number 0 of audio A is"),
-    "sid twice": ({"segments": [SEGMENT, SEGMENT]}, "segment A_S0 of audio A has the sid of a segment before it"),
+    "sid twice": ({"segments": [SEGMENT, SEGMENT]}, "segment A_S0 of audio A repeats the sid of an earlier segment"),
     "no rate": ({"sample_rate": 0}, "field sample_rate of audio A is 0, expected more than 0 and at most 1,000,000"),
     "negative rate": ({"sample_rate": -16000}, "field sample_rate of audio A is -16000"),
     "rate of a fraction": ({"sample_rate": 16000.5}, "field sample_rate of audio number 0 is 16000.5, expected int"),
@@ -115,10 +115,10 @@ WRONG = {
     "end long after": ({"segments": [{**SEGMENT, "end_time": 1e9}]}, r"lasts from 0.5 to 1000000000.0 s in a recording of 2.0 s: correct"),
     "long segment": ({"duration": 9e3, "segments": [{**SEGMENT, "end_time": 601.0}]}, "segment A_S0 of audio A lasts 600.5 s, expected at most 600 s"),
     "begin behind the end": ({"segments": [{**SEGMENT, "begin_time": 1.5, "end_time": 1.0}]}, "lasts from 1.5 to 1.0 s"),
-    "audio of two parts": ({"subsets": ["{XS}", "{DEV}"]}, "audio A is of DEV and training, expected one of them"),
-    "audio of two tests": ({"subsets": ["{DEV}", "{TEST}"]}, "audio A is of DEV and TEST, expected one of them"),
-    "segment of two parts": ({"segments": [{**SEGMENT, "subsets": ["{XS}", "{TEST}"]}]}, "segment A_S0 of audio A is of TEST and training"),
-    "segment of another part": ({"segments": [{**SEGMENT, "subsets": ["{TEST}"]}]}, "segment A_S0 of audio A is of TEST, its audio of training"),
+    "audio of two parts": ({"subsets": ["{XS}", "{DEV}"]}, "audio A belongs to DEV and training, expected only one of them"),
+    "audio of two tests": ({"subsets": ["{DEV}", "{TEST}"]}, "audio A belongs to DEV and TEST, expected only one of them"),
+    "segment of two parts": ({"segments": [{**SEGMENT, "subsets": ["{XS}", "{TEST}"]}]}, "segment A_S0 of audio A belongs to TEST and training"),
+    "segment of another part": ({"segments": [{**SEGMENT, "subsets": ["{TEST}"]}]}, "segment A_S0 of audio A belongs to TEST, but its audio to training"),
     "subset of a list": ({"subsets": [["{XS}"]]}, r"audio A is in the unknown subset \['{XS}'\]"),
     "segment of a number": ({"segments": [7]}, "segment number 0 of audio A has no field sid"),
     "deep field": ({"duration": functools.reduce(lambda inner, _: [inner], range(40), 0)}, "field duration of audio number 0 is .*, expected a number"),
@@ -144,7 +144,7 @@ def test_two_audios_share_no_id_and_no_file(tmp_path: Path, key: str, value: str
 
 def test_segments_of_different_audios_share_no_id(tmp_path: Path) -> None:
     release = Release(release_of(tmp_path, AUDIO, other_audio(segments=[SEGMENT])), ("xs",))
-    with pytest.raises(ValueError, match=r"segment A_S0 of audio B has the sid of a segment before it"):
+    with pytest.raises(ValueError, match=r"segment A_S0 of audio B repeats the sid of an earlier segment"):
         list(release.cuts())
 
 
@@ -221,7 +221,7 @@ def test_a_cut_file_is_not_whole_json(tmp_path: Path, share: float) -> None:
     release = Release(release_of(tmp_path, AUDIO, other_audio()), ("xs",))
     content = release.path.read_bytes()
     release.path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"GigaSpeech\.json is not whole JSON \(.*\): replace it, or download it"):
+    with pytest.raises(ValueError, match=r"GigaSpeech\.json is not complete JSON \(.*\): replace it, or download it"):
         list(release.cuts())
 
 
@@ -233,7 +233,9 @@ def test_a_file_without_audios_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_missing_metadata_and_unknown_subsets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"GigaSpeech\.json is missing: set dataset\.root to the folder that holds it"):
+    with pytest.raises(
+        ValueError, match=r"GigaSpeech\.json is missing: set dataset\.root to the folder that contains it"
+    ):
         list(Release(tmp_path, ("xs",)).cuts())
     with pytest.raises(ValueError, match=r"dataset\.subset=xxl is unknown: expected one of xs, s, m, l, xl$"):
         Release(tmp_path, ("xxl",))

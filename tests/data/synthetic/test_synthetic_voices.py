@@ -66,5 +66,5 @@ def test_the_recording_itself_is_variant_0_and_shares_its_cache_entry(tiny_digit
 
 
 def test_fewer_voices_than_variants_are_refused(tiny_digits, tmp_path):
-    with pytest.raises(ValueError, match=r"dataset\.synthetic_voices=1 are fewer than augment\.variants\.count=2"):
+    with pytest.raises(ValueError, match=r"dataset\.synthetic_voices=1 is less than augment\.variants\.count=2"):
         assembled(tiny_digits, tmp_path, 1, VARIANTS)

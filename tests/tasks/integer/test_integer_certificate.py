@@ -28,7 +28,7 @@ def test_a_stable_memory_that_is_not_that_of_its_order_and_theta_is_refused_in_i
     ):
         tampered = copy.deepcopy(converted)
         setattr(tampered.layers[0], key, changed)
-        with pytest.raises(CertificateError, match=rf"layers\.0\.{key} is not that of the zero-order hold"):
+        with pytest.raises(CertificateError, match=rf"layers\.0\.{key} is not the zero-order hold"):
             TASK.deployment.certify(tampered, built)
 
 
