@@ -279,7 +279,9 @@ def test_wrong_values_of_other_parts(typed, tmp_path, overrides, part, expected)
 
 def test_synthetic_voices_without_variants_are_refused_not_passed_over(compose, tmp_path):
     config = compose("dataset=digits_demo", "dataset.synthetic_voices=8", "augment=light", "trainer.device=cpu")
-    with pytest.raises(ValueError, match=r"synthetic_voices=8 are used only with an augmentation .*: set augment=strong"):
+    with pytest.raises(
+        ValueError, match=r"synthetic_voices=8 are used only with an augmentation .*: set augment=strong"
+    ):
         _ = experiment(config, tmp_path).data
 
 

@@ -75,7 +75,7 @@ class _Lines:
                 try:
                     text = line.decode("utf-8").strip(_SPACE)
                 except UnicodeDecodeError:
-                    raise self.error("is not UTF-8: not a language model in ARPA text") from None
+                    raise self.error("is not UTF-8: not a complete language model in ARPA format") from None
                 if text:
                     yield text
 

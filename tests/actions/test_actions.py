@@ -240,7 +240,7 @@ def test_check_passes_here_and_names_what_is_missing(compose, cache, tmp_path, c
     assert capsys.readouterr().out.count("ok    ") == 6
     with pytest.raises(ValueError, match="needs repair: data"):
         act(compose, tmp_path, cache, "action=check", "dataset=fsdd", "dataset.root=/nowhere")
-    assert "MEND  data" in capsys.readouterr().out
+    assert "FAIL  data" in capsys.readouterr().out
 
 
 def test_an_unwritable_cache_is_named_by_check(compose, tmp_path, capsys):

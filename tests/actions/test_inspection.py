@@ -187,7 +187,7 @@ def test_of_a_large_corpus_all_that_was_dropped_is_named_and_some_transcripts_ar
     assert len(rows) == len({row["id"] for row in rows}) == sum(found["dropped"].values())
     assert f"and {len(long) - 2} more" in [item.id for item in built.data.dropped]
     Prepare()(built)
-    assert f"dropped in all  {len(rows)}\n" in capsys.readouterr().out
+    assert f"dropped in total  {len(rows)}\n" in capsys.readouterr().out
     short = {one["sid"]: one for one in speech(segments, "XS") if one["sid"] not in long}
     assert f"20 of {len(short)} transcripts" in printed
     longest = sorted(len(one["text_tn"]) for one in short.values())[-20:]

@@ -247,7 +247,7 @@ class TestEngines:
         drawn = {}
 
         def noted(points: Sequence[Point], cost: Cost, _: Score, path: Path) -> Path:
-            drawn[cost.title] = [point.label for point in points]
+            drawn[cost.title] = [point.setting for point in points]
             return path
 
         monkeypatch.setattr(comparison_figures, "comparison_front", noted)

@@ -102,7 +102,7 @@ def test_the_message_explains_derived_sizes_but_not_typed_ones():
 def test_a_requested_size_is_kept_if_it_fits_and_refused_if_not():
     task = Budget(36_864)
     assert task.sizing.choose(layers("gru", 20), 45).hidden_size == 45
-    assert task.sizing.choose(layers("gru", 20), 7).reason.startswith("hidden size 7 as asked for")
+    assert task.sizing.choose(layers("gru", 20), 7).reason.startswith("hidden size 7 as requested")
     with pytest.raises(
         ValueError, match=r"model.hidden_size=46 takes 37,536 bytes .* set model.hidden_size to at most 45"
     ):

@@ -138,7 +138,7 @@ def test_what_no_release_holds_is_reported_in_one_sentence_that_names_the_entry(
 @pytest.mark.parametrize(("key", "value"), [("aid", "A"), ("path", "audio/A.opus"), ("path", "audio/./A.opus")])
 def test_two_audios_share_no_id_and_no_file(tmp_path: Path, key: str, value: str) -> None:
     release = Release(release_of(tmp_path, AUDIO, other_audio(**{key: value})), ("xs",))
-    with pytest.raises(ValueError, match=rf"audio . has the {key} .* of an audio before it: replace the file"):
+    with pytest.raises(ValueError, match=rf"audio . repeats the {key} .* of an earlier audio: replace the file"):
         list(release.cuts())
 
 

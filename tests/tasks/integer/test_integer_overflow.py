@@ -108,7 +108,9 @@ def test_too_wide_a_product_is_refused():
     product.weight = torch.full((7, 516), 127, dtype=torch.int8)
     converted.check()
     product.weight = torch.full((7, 517), 127, dtype=torch.int8)
-    with pytest.raises(ValueError, match=r"accumulator layers\.0\.hidden_from_memory may reach 2151448453, beyond int32"):
+    with pytest.raises(
+        ValueError, match=r"accumulator layers\.0\.hidden_from_memory may reach 2151448453, beyond int32"
+    ):
         converted.check()
 
 
