@@ -31,7 +31,7 @@ def wrong_choice(typed: Sequence[str]) -> str | None:
     Args:
         typed: arguments of the command line.
     """
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}  # ranks remove callbacks of Hydra
     of_groups = [one for one in typed if _concerns(groups, one)]
     for override in OverridesParser.create().parse_overrides(of_groups):
         group, value = override.key_or_group, override.value()
