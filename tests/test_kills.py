@@ -154,7 +154,7 @@ def test_a_run_resumes_from_another_folder_and_refuses_another_config(whole, tmp
     refused = start(elsewhere, f"resume={tmp_path / 'run'}", "trainer.lr=0.1")
     printed, _ = refused.communicate(timeout=120)
     assert refused.returncode != 0
-    assert "belongs to a different run (trainer.lr=0.006 there and 0.1 here)" in printed
+    assert "belongs to a different run (trainer.lr=0.006 in the state and 0.1 now)" in printed
     finish(elsewhere, f"resume={tmp_path / 'run'}")
     assert found(whole)[:3] == found(elsewhere)[:3]
 

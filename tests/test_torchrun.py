@@ -131,14 +131,20 @@ def test_one_torchrun_a_node_trains_one_model(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("trainer.batch_size=63", "trainer.batch_size=63 is shared by 2 processes, so it must be a multiple of their number"),
+        (
+            "trainer.batch_size=63",
+            "trainer.batch_size=63 is shared by 2 processes, so it must be a multiple of their number",
+        ),
         ("encoder.front_channels=8", "encoder.front_channels normalises over the batch"),
         ("action=status", "2 processes were started, but action=status takes one"),
         ("trainer.epochs=many", "trainer.epochs=many: expected an integer"),
         ("experiment=search_lr", "a search runs in one process"),
         ("launcher=slurm", "start launcher=slurm without torchrun, and set slurm.tasks_per_node=2"),
         ("nothing=1", "nothing is not a key of this config"),
-        ("-m trainer.batch_size=63,64", "trainer.batch_size=63 is shared by 2 processes, so it must be a multiple of their number"),
+        (
+            "-m trainer.batch_size=63,64",
+            "trainer.batch_size=63 is shared by 2 processes, so it must be a multiple of their number",
+        ),
         ("-m trainer=debug,nothing", "trainer=nothing: expected one of debug, default"),
     ],
 )

@@ -221,7 +221,7 @@ def test_two_tasks_are_put_into_the_queue_again_together(start, cluster, tmp_pat
 def test_an_error_of_one_task_ends_both_and_is_shown(start, cluster, tmp_path):
     status, out, err = finish(start(*TWO, "trainer.batch_size=15"))
     assert status == 1
-    assert "trainer.batch_size=15 is shared by 2 processes, which it must divide among" in err
+    assert "trainer.batch_size=15 is shared by 2 processes, so it must be a multiple of their number" in err
     ((_, state, _, _),) = cluster.accounts(number_of(out))
     assert state == "FAILED"
 
