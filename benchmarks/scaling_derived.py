@@ -72,12 +72,12 @@ class Derivation:
     def print(self, steps_ms: list[float], source: str) -> None:
         shares = [self.tflop / ms * 1000 / PEAK_TFLOP_PER_S for ms in steps_ms]
         print(f"""
-{self.parameters:,} parameters: {self.megabytes:.1f} MB are exchanged a step.
+{self.parameters:,} parameters: {self.megabytes:.1f} MB are exchanged per step.
 {BATCH} x {FRAMES} frames are {self.tflop:.2f} TFLOP of products and {self.operations} operations, and take {spread(steps_ms, ".1f")} ms on one GPU
-({source}), {spread(shares, ".0%")} of {PEAK_TFLOP_PER_S} TFLOP/s. Assumed: {self.in_node_gb_per_s:g} GB/s in a node of {NODE_GPUS} and {self.between_gb_per_s:g} between nodes,
+({source}), {spread(shares, ".0%")} of {PEAK_TFLOP_PER_S} TFLOP/s. Assumed: {self.in_node_gb_per_s:g} GB/s within a node of {NODE_GPUS} and {self.between_gb_per_s:g} between nodes,
 {LATENCY_US} us an exchange, {LAUNCH_US} us a kernel (no step takes less than {self.floor_ms:.1f} ms).
 """)
-        print_header("scaling", "GPUs", "batch", "sent a GPU (MB)", "exchange (ms)", "step (ms)", "efficiency (%)")
+        print_header("scaling", "GPUs", "batch", "sent per GPU (MB)", "exchange (ms)", "step (ms)", "efficiency (%)")
         weak = [("weak", gpus, BATCH, BATCH) for gpus in GPUS]
         for_each = {gpus: math.ceil(BATCH / gpus) for gpus in GPUS}  # a batch must divide evenly among the ranks
         strong = [("strong", gpus, utterances, gpus * utterances) for gpus, utterances in for_each.items()]
@@ -89,14 +89,16 @@ class Derivation:
             cells += [f"{self.exchange_ms(gpus):.2f}", spread(steps, ".1f"), spread(efficiencies, ".0f")]
             print_row(*cells)
         audio_s = NODE_GPUS * BATCH * FRAMES * FRAME_S
-        heard = [1000 * audio_s / self.step_ms(NODE_GPUS, BATCH, ms) for ms in steps_ms]
-        minutes = spread([XL_S / 60 / per_s for per_s in heard], ".1f")
-        print(f"\nA node of {NODE_GPUS} GPUs, scaled weakly, hears {spread(heard, ',.0f')} audio seconds a second,")
+        audio_s_per_s = [1000 * audio_s / self.step_ms(NODE_GPUS, BATCH, ms) for ms in steps_ms]
+        minutes = spread([XL_S / 60 / per_s for per_s in audio_s_per_s], ".1f")
+        print(
+            f"\nA node of {NODE_GPUS} GPUs, with weak scaling, processes {spread(audio_s_per_s, ',.0f')} seconds of audio per second,"
+        )
         print(f"and all of GigaSpeech XL in {minutes} minutes.\n")
-        print_header("storage", "cores a node", "read a node (MB/s)", "GigaSpeech XL (GB)")
+        print_header("storage", "cores per node", "read per node (MB/s)", "GigaSpeech XL (GB)")
         for storage, (of_core, kilobytes) in STORAGES.items():
-            cores = spread([math.ceil(per_s / of_core) for per_s in heard], "d")
-            read = spread([per_s * kilobytes / 1000 for per_s in heard], ",.0f")
+            cores = spread([math.ceil(per_s / of_core) for per_s in audio_s_per_s], "d")
+            read = spread([per_s * kilobytes / 1000 for per_s in audio_s_per_s], ",.0f")
             print_row(storage, cores, read, f"{XL_S * kilobytes / 1e6:,.0f}")
 
 
