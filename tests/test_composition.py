@@ -251,6 +251,8 @@ def test_a_wrong_value_is_reported_in_one_sentence_naming_the_key(typed, tmp_pat
             "dataset",
             "dataset.limits.min_s=50 and max_s=20.0: expected min_s < max_s, change dataset.limits.max_s",
         ),
+        (["augment=strong", "augment.variants.tempo=10"], "front_end", "tempo=10: expected a number from 0 to 1"),
+        (["augment=strong", "augment.variants.snr_db=[5]"], "front_end", "expected the lowest and the highest ratio"),
         (["augment.batch.time_mask_share=5"], "augment", "time_mask_share=5: expected a number from 0 to 1"),
         (["features=logmel40", "features.extractor.floor=0"], "front_end", "floor=0: expected a number above 0"),
         (["features=mfcc39", "features.extractor.delta_window=4"], "front_end", "of at least 3 and that is odd"),

@@ -52,6 +52,15 @@ def test_no_audio_of_a_corpus_is_read_for_its_transcripts(compose, small_release
         next(built.data.parts["train"].in_order(1))
 
 
+def test_a_text_file_needs_no_data_set_with_transcripts(compose, tmp_path, capsys):
+    digits = experiment(compose("action=language_model", "dataset=digits_demo", "trainer.device=cpu"), tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("one two\n")
+    BuildLanguageModel(2, str(text), None)(digits)
+    assert "\tone two\n" in (tmp_path / "lm.arpa").read_text()
+    assert "perplexity  unknown" in capsys.readouterr().out
+
+
 def test_a_text_file_takes_their_place_in_lower_case(strings, tmp_path, capsys):
     text, output = tmp_path / "text.txt", tmp_path / "new" / "own.arpa"
     text.write_text("ONE two\nthree one\n\none two three\n")

@@ -34,6 +34,12 @@ def rates(**changes) -> list[float]:
     return [*found, one.lr]
 
 
+def test_onecycle_without_warm_up_starts_near_the_top():
+    found = rates(schedule="onecycle", warmup_share=0)  # an integer, as typed on the command line
+    assert found == sorted(found, reverse=True)
+    assert 0.09 < found[0] <= 0.1
+
+
 @pytest.mark.parametrize(("schedule", "first", "last"), [("cosine", 0.01, 0.0), ("onecycle", 0.004, 4e-7)])
 def test_the_learning_rate_rises_then_falls(schedule, first, last):
     found = rates(schedule=schedule)
