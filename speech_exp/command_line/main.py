@@ -206,7 +206,7 @@ def _run(config: DictConfig) -> float | None:
 
 
 def _stopped(place: Path | None, key: str) -> None:
-    """Say that Ctrl-C ended this process, which folder it leaves, and the command that goes on."""
+    """Say that Ctrl-C ended this process, which folder it leaves, and the command that resumes."""
     from speech_exp.sweeps.record import rerun_command
 
     if ranks.rank():  # Ctrl-C reaches every rank

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from approaches_by_name import APPROACHES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import MODELS, network, part
@@ -16,10 +17,6 @@ from speech_exp.models.layer import Bidirectional
 from speech_exp.models.lmu import LMU
 from speech_exp.objectives.classification import Classification
 from speech_exp.objectives.objective import Network
-from speech_exp.tasks.approaches.inq import Inq
-from speech_exp.tasks.approaches.row_shared import RowShared
-from speech_exp.tasks.approaches.snapping import Apot2, Ema, MixedPot, SnapEpoch, SnapStep, Stochastic
-from speech_exp.tasks.approaches.ste import Ste
 from speech_exp.tasks.budget import Budget
 from speech_exp.tasks.codes import Apot2Code, PowerCode, RowCode, pack_words, unpack_words, word_bits
 from speech_exp.tasks.deployment import Deployment
@@ -29,17 +26,6 @@ from speech_exp.tasks.power_of_two_deployment import PowerOfTwoDeployment
 from speech_exp.tasks.state_space import Int16Code, stored
 from speech_exp.tasks.unconstrained import Unconstrained
 
-APPROACHES = {
-    "ema": lambda: Ema(0.85),
-    "snap_epoch": SnapEpoch,
-    "snap_step": lambda: SnapStep(2),
-    "stochastic": Stochastic,
-    "row_shared": RowShared,
-    "apot2": Apot2,
-    "mixed_pot": MixedPot,
-    "inq": lambda: Inq([[0.5, 1], [1.0, 0]]),
-    "ste": Ste,
-}
 GRID = Grid(-8, 8)
 FLOATS = st.floats(-300, 300, width=32)
 SHAPES = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=4)

@@ -4,30 +4,14 @@ import copy
 
 import pytest
 import torch
+from approaches_by_name import APPROACHES
 from tiny import MODELS, fit, network, parts
 
-from speech_exp.tasks.approaches.inq import Inq
-from speech_exp.tasks.approaches.row_shared import RowShared
-from speech_exp.tasks.approaches.snapping import Apot2, Ema, MixedPot, SnapEpoch, SnapStep, Stochastic
-from speech_exp.tasks.approaches.ste import Ste
 from speech_exp.tasks.deployment import CertificateError
 from speech_exp.tasks.distillation import Distillation
 from speech_exp.tasks.phases import Phase
 from speech_exp.tasks.power_of_two import PowerOfTwo
 from speech_exp.tasks.state_space import is_stored, memories, spectral_radius
-
-STAGES = [[0.3, 4], [0.6, 4], [0.8, 6], [1.0, 0]]
-APPROACHES = {
-    "ema": lambda: Ema(0.85),
-    "snap_epoch": SnapEpoch,
-    "snap_step": lambda: SnapStep(2),
-    "stochastic": Stochastic,
-    "row_shared": RowShared,
-    "apot2": Apot2,
-    "mixed_pot": MixedPot,
-    "inq": lambda: Inq(STAGES),
-    "ste": Ste,
-}
 
 
 def task(approach="ema", **changes):
